@@ -1,0 +1,83 @@
+"""Load, run, train and save any Transformer checkpoint: small, strict, fast, readable.
+
+```python
+from pellucid import pipeline
+
+pipeline("sentiment-analysis", model="pellucid/sentiment")("We are very happy.")
+```
+
+Names are imported on first use: `import pellucid` loads neither torch nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .auto import AutoConfig as AutoConfig
+    from .auto import AutoModel as AutoModel
+    from .auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from .auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
+    from .auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
+    from .auto import AutoModelForPreTraining as AutoModelForPreTraining
+    from .auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from .auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
+    from .auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+    from .config import Config as Config
+    from .errors import PellucidError as PellucidError
+    from .layout import Layout as Layout
+    from .model import Model as Model
+    from .outputs import ModelOutput as ModelOutput
+    from .pipelines import pipeline as pipeline
+    from .tokenizer import AutoTokenizer as AutoTokenizer
+    from .tokenizer import BatchEncoding as BatchEncoding
+    from .tokenizer import Tokenizer as Tokenizer
+
+HOME = {
+    "AutoConfig": "auto",
+    "AutoModel": "auto",
+    "AutoModelForMaskedLM": "auto",
+    "AutoModelForMultipleChoice": "auto",
+    "AutoModelForNextSentencePrediction": "auto",
+    "AutoModelForPreTraining": "auto",
+    "AutoModelForQuestionAnswering": "auto",
+    "AutoModelForSequenceClassification": "auto",
+    "AutoModelForTokenClassification": "auto",
+    "AutoTokenizer": "tokenizer",
+    "BatchEncoding": "tokenizer",
+    "Config": "config",
+    "Layout": "layout",
+    "Model": "model",
+    "ModelOutput": "outputs",
+    "PellucidError": "errors",
+    "Tokenizer": "tokenizer",
+    "pipeline": "pipelines",
+}
+
+__all__ = sorted(HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Find a public name; a class such as BertModel or BertTokenizer by the file it lives in."""
+    value = None
+    if name in HOME:
+        value = getattr(import_module(f".{HOME[name]}", __name__), name)
+    elif not name[0].isupper():
+        raise AttributeError(f"pellucid has no {name!r}.")  # a submodule, which Python then imports
+    elif name.endswith(("Tokenizer", "TokenizerFast")):
+        value = import_module(".tokenizer", __name__).tokenizer_class(name)
+    else:
+        auto = import_module(".auto", __name__)
+        file = auto.file_of_class(name)
+        value = getattr(auto.module_of(file), name, None) if file else None
+    if value is None:
+        from .errors import did_you_mean
+
+        raise AttributeError(f"pellucid has no {name!r}{did_you_mean(name, HOME)}.")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

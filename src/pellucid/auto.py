@@ -1,0 +1,191 @@
+"""From config.json to a class: `model_type` names the file, the task's suffix names the class in it.
+
+There is no registry. `AutoModelForMaskedLM` on a `model_type` of `"bert"` is `BertForMaskedLM` of `models/bert.py`.
+"""
+
+import importlib
+import os
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .config import Config
+from .errors import ConfigError, InputError, did_you_mean
+from .folder import Folder
+from .hub import HubOptions, locate
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+@cache
+def architectures() -> list[str]:
+    """List the architectures there is a file for, as their `model_type` with underscores."""
+    from . import models
+
+    return sorted(module.name for module in pkgutil.iter_modules(models.__path__))
+
+
+def architecture_of(values: dict[str, Any], where: str) -> str:
+    """Return the file that implements a config.json, by `model_type`, else by the class in `architectures`.
+
+    Raises:
+        ConfigError: if there is none, with the nearest one.
+    """
+    kind = values.get("model_type")
+    if kind is None:  # configs of 2018 and 2019 have no model_type
+        classes = [name for name in values.get("architectures") or [] if isinstance(name, str)]
+        kind = next((found for name in classes if (found := file_of_class(name))), None)
+    if kind is None:
+        raise ConfigError(
+            f"{where} has no model_type, and its architectures name no known class; expected one of "
+            f"{', '.join(architectures())}. If you know which it is, use the class: BertModel.from_pretrained(...)."
+        )
+    if not isinstance(kind, str) or kind.replace("-", "_") not in architectures():
+        raise ConfigError(
+            f"{where}: no architecture is called {kind!r}{did_you_mean(str(kind), architectures())}. "
+            f"There are: {', '.join(architectures())}."
+        )
+    return kind.replace("-", "_")
+
+
+def file_of_class(name: str) -> str | None:
+    """Return the architecture's file in which a class of this name may be defined, or None."""
+    plain = name.lower()
+    fitting = [file for file in architectures() if plain.startswith(file.replace("_", ""))]
+    return max(fitting, key=len, default=None)
+
+
+def module_of(architecture: str) -> Any:
+    """Import an architecture's file."""
+    return importlib.import_module(f".models.{architecture}", __package__)
+
+
+def config_class(architecture: str) -> type[Config]:
+    """Return the Config class of an architecture's file."""
+    own = [v for v in vars(module_of(architecture)).values() if isinstance(v, type) and issubclass(v, Config) and v is not Config]
+    return own[0]
+
+
+def read_config(folder: Folder, **overrides: Any) -> Config:
+    """Read config.json of an open folder with the class its model_type asks for."""
+    where = f"{folder.path}/config.json"
+    values = folder.read_json("config.json")
+    return config_class(architecture_of(values, where)).from_dict(values, where=where, **overrides)
+
+
+class AutoConfig:
+    """Reads a configuration of any architecture."""
+
+    def __init__(self) -> None:
+        raise InputError("AutoConfig is not built but loaded: AutoConfig.from_pretrained(name).")
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, **options: Any) -> Config:
+        """Read the configuration of a folder or a model on the Hub; options as in `Config.from_pretrained`."""
+        with locate(name, HubOptions.take(options), want="config") as folder:
+            return read_config(folder, **options)
+
+    @classmethod
+    def for_model(cls, model_type: str, **fields: Any) -> Config:
+        """Build the default configuration of an architecture, with some fields changed."""
+        return config_class(architecture_of({"model_type": model_type}, "for_model"))(**fields)
+
+
+class AutoModel:
+    """Loads the backbone of any architecture: hidden states without a task head."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ("Model",)
+
+    def __init__(self) -> None:
+        name = type(self).__name__
+        raise InputError(f"{name} is not built but loaded: {name}.from_pretrained(name), or {name}.from_config(config).")
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, *, config: Config | None = None, **options: Any) -> "Model":
+        """Load a checkpoint, in evaluation mode; options as in `Model.from_pretrained`.
+
+        Raises:
+            ConfigError: if the architecture is unknown or has no such head.
+        """
+        if config is None:
+            with locate(name, HubOptions.take(dict(options)), want="weights") as folder:
+                values = folder.read_json("config.json")
+                model_class = cls.class_for(architecture_of(values, f"{folder.path}/config.json"))
+        else:
+            model_class = cls.class_for(type(config).__module__.rpartition(".")[2])
+        return model_class.from_pretrained(name, config=config, **options)
+
+    @classmethod
+    def from_config(cls, config: Config, **options: Any) -> "Model":
+        """Build with random weights, in training mode."""
+        if not isinstance(config, Config):
+            raise InputError(f"from_config takes a configuration; got {type(config).__name__}. For a name use from_pretrained.")
+        return cls.class_for(type(config).__module__.rpartition(".")[2]).from_config(config, **options)
+
+    @classmethod
+    def class_for(cls, architecture: str) -> "type[Model]":
+        """Return the class of an architecture's file that has this head.
+
+        Raises:
+            ConfigError: if it has none, with those it has.
+        """
+        heads = heads_of(architecture)
+        for suffix in cls.suffixes:
+            if suffix in heads:
+                return heads[suffix]
+        has = ", ".join(f"Auto{'Model' if suffix == 'Model' else 'Model' + suffix}" for suffix in heads)
+        raise ConfigError(f"{architecture} has no class for {cls.__name__}; it has: {has}.")
+
+
+def heads_of(architecture: str) -> "dict[str, type[Model]]":
+    """Return an architecture's classes by suffix: {"Model": BertModel, "ForMaskedLM": BertForMaskedLM, ...}."""
+    from .model import Model
+
+    module = module_of(architecture)
+    stem = config_class(architecture).__name__.removesuffix("Config")
+    classes = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Model)]
+    names = {v.__name__.removeprefix(stem): v for v in classes if v.__module__ == module.__name__}
+    return {suffix: v for suffix, v in names.items() if suffix == "Model" or suffix.startswith("For")}
+
+
+class AutoModelForPreTraining(AutoModel):
+    """Loads a model with its pre-training heads."""
+
+    suffixes = ("ForPreTraining", "ForMaskedLM")
+
+
+class AutoModelForMaskedLM(AutoModel):
+    """Loads a model that fills in masked words."""
+
+    suffixes = ("ForMaskedLM",)
+
+
+class AutoModelForNextSentencePrediction(AutoModel):
+    """Loads a model that tells whether one text follows another."""
+
+    suffixes = ("ForNextSentencePrediction",)
+
+
+class AutoModelForSequenceClassification(AutoModel):
+    """Loads a model that labels whole texts."""
+
+    suffixes = ("ForSequenceClassification",)
+
+
+class AutoModelForTokenClassification(AutoModel):
+    """Loads a model that labels each token."""
+
+    suffixes = ("ForTokenClassification",)
+
+
+class AutoModelForQuestionAnswering(AutoModel):
+    """Loads a model that finds an answer in a text."""
+
+    suffixes = ("ForQuestionAnswering",)
+
+
+class AutoModelForMultipleChoice(AutoModel):
+    """Loads a model that picks one of several continuations."""
+
+    suffixes = ("ForMultipleChoice",)

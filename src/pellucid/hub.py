@@ -1,0 +1,481 @@
+"""From a name to a folder on this machine: a directory, the cache shared with other libraries, or a download.
+
+A model that is cached and complete is opened without any request. A download asks the Hub once what the repository
+holds, fetches only what is wanted, hashes every byte while it arrives, and files nothing that is not what was promised.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from .download import WITHOUT_NETWORK, Hub, Remote, folder_hint, is_commit
+from .errors import (
+    ArgumentError,
+    HubError,
+    InputError,
+    NotFoundError,
+    OfflineError,
+    PellucidError,
+    UnsafeFileError,
+    did_you_mean,
+)
+from .folder import Folder, nearest_sibling
+
+Want = Literal["config", "tokenizer", "weights"]
+
+# Patterns of what is fetched, in the order in which it appears in the cache: what makes a folder complete comes last.
+CONFIG_FILES = ("config.json",)
+TOKENIZER_FILES = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"),
+    *("chat_template.json", "merges.txt", "bpe.codes", "vocab*", "*.model", "*.spm", "*.tiktoken", "tokenizer.json"),
+)
+WEIGHT_FILES = ("generation_config.json", "config.json")  # and one of the pairs below
+WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken")
+ASKED_FOR = ("tokenizer_config.json", "tokenizer.json", "merges.txt")  # their absence is noted in the cache
+
+# Names of the time before repositories had an owner, which courses and books still use.
+OWNERS = {
+    "google-bert": (
+        "bert-base-cased bert-base-chinese bert-base-german-cased bert-base-multilingual-cased "
+        "bert-base-multilingual-uncased bert-base-uncased bert-large-cased bert-large-uncased "
+        "bert-large-cased-whole-word-masking bert-large-uncased-whole-word-masking "
+        "bert-large-cased-whole-word-masking-finetuned-squad bert-large-uncased-whole-word-masking-finetuned-squad"
+    ),
+    "distilbert": (
+        "distilbert-base-cased distilbert-base-cased-distilled-squad distilbert-base-german-cased "
+        "distilbert-base-multilingual-cased distilbert-base-uncased distilbert-base-uncased-distilled-squad "
+        "distilbert-base-uncased-finetuned-sst-2-english distilgpt2 distilroberta-base"
+    ),
+    "FacebookAI": (
+        "roberta-base roberta-large roberta-large-mnli xlm-roberta-base xlm-roberta-large "
+        "xlm-roberta-large-finetuned-conll03-english xlm-mlm-en-2048"
+    ),
+    "openai-community": "gpt2 gpt2-medium gpt2-large gpt2-xl openai-gpt",
+    "google-t5": "t5-small t5-base t5-large t5-3b t5-11b",
+    "albert": "albert-base-v1 albert-base-v2 albert-large-v2 albert-xlarge-v2 albert-xxlarge-v2",
+    "xlnet": "xlnet-base-cased xlnet-large-cased",
+    "almanach": "camembert-base",
+}
+
+EMBEDDED = "pellucid/"  # models that are shipped inside this package
+CONNECTIONS = 4
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """How a model is looked for.
+
+    Attributes:
+        revision: a branch, tag or commit.
+        token: an access token; `None` or `True` takes the saved one, `False` sends none.
+        cache_dir: the cache, instead of the one that the environment names.
+        subfolder: a folder inside the repository or directory.
+        force_download: whether to fetch what is cached again, and the newest commit of a branch with it.
+        local_files_only: whether to send no request.
+    """
+
+    revision: str = "main"
+    token: str | bool | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    subfolder: str = ""
+    force_download: bool = False
+    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("revision", "subfolder"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or ".." in value.split("/") or re.search(r"[\\\0-\x1f]|^/", value):
+                raise ArgumentError(f"{name}={value!r} is not a name inside a repository. Expected one like 'main'.")
+        if self.force_download and self.local_files_only:
+            raise ArgumentError("force_download and local_files_only exclude each other. Leave one of them out.")
+
+    @classmethod
+    def take(cls, kwargs: dict[str, Any]) -> "HubOptions":
+        """Pop the fields of this class, and the older spellings that users still write, out of `kwargs`.
+
+        Raises:
+            ArgumentError: if a value can not be honoured.
+        """
+        given = {field.name: kwargs.pop(field.name) for field in fields(cls) if field.name in kwargs}
+        given.setdefault("token", kwargs.pop("use_auth_token", None))
+        for name in ("resume_download", "use_fast", "mirror"):  # without a meaning today
+            kwargs.pop(name, None)
+        if kwargs.pop("trust_remote_code", False):
+            raise ArgumentError("Pellucid runs no code that comes with a model. Leave trust_remote_code out.")
+        if kwargs.pop("proxies", None):
+            raise ArgumentError("proxies is not an argument. Set the environment variable HTTPS_PROXY.")
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+
+def locate(name: str | os.PathLike[str], options: HubOptions | None = None, *, want: Want) -> Folder:
+    """Open the folder of a model: a directory, one shipped with the package, cached, or downloaded.
+
+    Args:
+        name: a directory, `"organisation/model"`, or `"pellucid/<model>"` for one inside this package.
+        options: how to look for it.
+        want: what has to be there; nothing else is downloaded.
+
+    Raises:
+        NotFoundError: if there is no such directory, repository or revision.
+        MissingFileError: if the repository has not what is wanted; its files are listed.
+        GatedError: if access has to be asked for first.
+        BadTokenError: if the access token is wrong or may not read this.
+        OfflineError: if it is not cached, and the Hub can not or may not be reached.
+        DamagedDownloadError: if what came is not what the Hub promised; nothing of it is kept.
+    """
+    options = options or HubOptions()
+    if not isinstance(name, (str, os.PathLike)) or not isinstance(text := os.fspath(name), str):
+        raise InputError(f"the name of a model is {name!r}. Expected a folder, or a name like 'organisation/model'.")
+    path = Path(os.path.expanduser(text))
+    if text and os.path.exists(path):
+        return Folder(path / options.subfolder)
+    if text.startswith(EMBEDDED):
+        return _embedded(text)
+    _check_name(text)
+    usable = None
+    for repository in [] if options.force_download else [text, *_other_spellings(text)]:
+        cached = _Cached(repository, options)
+        folder = cached.open()
+        if folder and cached.is_usable(folder, want):
+            if options.local_files_only or _offline_variable() or cached.is_complete(folder, want):
+                return folder
+            usable = folder
+        elif folder:
+            folder.close()
+    try:
+        return _download(text, options, want)
+    except OfflineError:
+        if usable is None:
+            raise
+        return usable
+
+
+def _embedded(name: str) -> Folder:
+    builtin = Path(__file__).parent / "builtin"
+    shipped = [f"{EMBEDDED}{entry.parent.name}" for entry in sorted(builtin.glob("*/config.json"))]
+    if name not in shipped:
+        raise NotFoundError(
+            f"no model {name!r} is shipped with Pellucid{did_you_mean(name, shipped) or '.'} "
+            f"There are: {', '.join(shipped) or 'none'}."
+        )
+    return Folder(builtin / name.removeprefix(EMBEDDED))
+
+
+def _check_name(name: str) -> None:
+    """Refuse what can not be the name of a repository, as the path or address that it seems to be."""
+    if "://" in name:
+        raise NotFoundError(f"{name!r} is an address. Give the model's name alone, like 'organisation/model'.")
+    if re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", name, re.ASCII) and ".." not in name:
+        return
+    raise NotFoundError(
+        f"there is no folder {name!r}{nearest_sibling(Path(os.path.expanduser(name))) or '.'} "
+        "Give a folder that exists, or the name of a model on the Hub, like 'organisation/model'."
+    )
+
+
+def _other_spellings(name: str) -> list[str]:
+    """Return the name with its owner for an old name without one, and the other way round."""
+    owner, _, model = name.rpartition("/")
+    if owner:
+        return [model] if model in OWNERS.get(owner, "").split() else []
+    return [f"{owner}/{name}" for owner, models in OWNERS.items() if name in models.split()]
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def cache_folder(options: HubOptions | None = None) -> Path:
+    """Return the cache: the option, else what the environment names, else `~/.cache/huggingface/hub`."""
+    if options and options.cache_dir is not None:
+        return Path(options.cache_dir).expanduser()
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.path.expandvars(os.environ[variable])).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(caches, "huggingface")
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def _offline_variable() -> str | None:
+    """Return the environment variable that forbids requests, if one does."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return variable
+    return None
+
+
+class _Cached:
+    """One repository in the cache: `blobs` by hash, `snapshots` of links into them, `refs` from a name to a commit."""
+
+    def __init__(self, repository: str, options: HubOptions, commit: str | None = None):
+        self.root = cache_folder(options) / f"models--{repository.replace('/', '--')}"
+        self.revision, self.subfolder = options.revision, options.subfolder
+        self.commit = commit or self._read_commit()
+
+    def _read_commit(self) -> str | None:
+        """Return the commit that the revision was when something of it was fetched last."""
+        if is_commit(self.revision):
+            return self.revision
+        with suppress(OSError, UnicodeDecodeError):
+            commit = (self.root / "refs" / self.revision).read_text(encoding="ascii").strip()
+            return commit if is_commit(commit) else None
+        return None
+
+    @property
+    def snapshot(self) -> Path:
+        return self.root / "snapshots" / str(self.commit) / self.subfolder
+
+    def open(self) -> Folder | None:
+        """Open the snapshot, if there is one."""
+        if self.commit is None:
+            return None
+        with suppress(NotFoundError):
+            return Folder(self.snapshot)
+        return None
+
+    def is_usable(self, folder: Folder, want: Want) -> bool:
+        """Whether the files suffice to work with."""
+        if want == "config":
+            return "config.json" in folder
+        if want == "weights":
+            return "config.json" in folder and any(_has_weights(folder, *pair) for pair in WEIGHTS)
+        found = [name for name in folder.names() if any(fnmatchcase(name, pattern) for pattern in VOCABULARIES)]
+        return bool(found) and (found != ["vocab.json"] or self._is_known(folder, "merges.txt"))
+
+    def is_complete(self, folder: Folder, want: Want) -> bool:
+        """Whether the repository is known to have nothing more that is wanted."""
+        return want != "tokenizer" or all(self._is_known(folder, name) for name in ASKED_FOR[:2])
+
+    def has(self, name: str) -> bool:
+        return (self.snapshot / name).exists()
+
+    def blob(self, digest: str) -> Path:
+        return self.root / "blobs" / digest
+
+    def link(self, name: str, digest: str) -> None:
+        """Let a downloaded file appear under its name."""
+        pointer = self.snapshot / name
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pointer.with_name(f".{secrets.token_hex(8)}")
+        try:
+            temporary.symlink_to(os.path.relpath(self.blob(digest), pointer.parent))
+        except OSError:  # a file system without links
+            shutil.copyfile(self.blob(digest), temporary)
+        os.replace(temporary, pointer)
+
+    def note(self, absent: Iterable[str]) -> None:
+        """Write down which commit the revision is, and which files that commit does not have."""
+        marks = [self._mark(name) for name in absent]
+        ref = self.root / "refs" / self.revision
+        for path in marks if self.revision == self.commit else [ref, *marks]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{secrets.token_hex(8)}")
+            temporary.write_text(str(self.commit) if path is ref else "", encoding="ascii")
+            os.replace(temporary, path)
+
+    def _mark(self, name: str) -> Path:
+        return self.root / ".no_exist" / str(self.commit) / self.subfolder / name
+
+    def _is_known(self, folder: Folder, name: str) -> bool:
+        return name in folder or self._mark(name).exists()
+
+
+def _has_weights(folder: Folder, single: str, index: str) -> bool:
+    if single in folder:
+        return True
+    return index in folder and all(shard in folder for shard in shards_of(folder.read_json(index), index))
+
+
+def shards_of(index: dict[str, Any], name: str) -> list[str]:
+    """Return the files that an index of weights names, in order.
+
+    Raises:
+        UnsafeFileError: if it names anything but plain files of its own format.
+    """
+    files = index.get("weight_map")
+    suffix = ".safetensors" if "safetensors" in name else ".bin"
+    if not isinstance(files, dict) or not files:
+        raise UnsafeFileError(f"{name} has no weight_map of tensor names to files. Fetch or save it again.")
+    shards = list(dict.fromkeys(files.values()))
+    for shard in shards:
+        if not isinstance(shard, str) or not shard.endswith(suffix) or re.search(r"[/\\\0]", shard):
+            raise UnsafeFileError(f"{name} names the file {shard!r}. Expected plain names that end in {suffix}.")
+    return sorted(shards)
+
+
+# --- downloads ---------------------------------------------------------------------------------------------------------
+
+
+def _download(name: str, options: HubOptions, want: Want) -> Folder:
+    """Fetch what is wanted into the cache, and open it there."""
+    variable = "local_files_only=True" if options.local_files_only else _offline_variable()
+    if variable:
+        raise OfflineError(
+            f"{name!r} is not (or not whole) in the cache {cache_folder(options)}, and {variable} forbids to fetch it. "
+            f"Allow it once, or use a model that needs no network: {WITHOUT_NETWORK}.{folder_hint(name)}"
+        )
+    spellings = [name, *_other_spellings(name)]
+    repository = max(spellings, key=lambda spelling: spelling.count("/"))
+    hub = Hub(repository, options)
+    commit, files = _resolve(hub, spellings, options)
+    cached = _Cached(repository, options, commit)
+    prefix = f"{options.subfolder}/" if options.subfolder else ""
+    here = {path.removeprefix(prefix): file for path, file in files.items() if path.startswith(prefix)}
+    try:
+        chosen = _choose(hub, here, want)
+        _fetch(hub, cached, chosen)
+        for index in [index for _, index in WEIGHTS if want == "weights" and index in chosen]:
+            with Folder(cached.snapshot) as folder:
+                shards = shards_of(folder.read_json(index), index)
+            _fetch(hub, cached, {shard: here[shard] if shard in here else hub.lacks(shard, here) for shard in shards})
+        cached.note(absent=[name for name in ASKED_FOR if want == "tokenizer" and name not in here])
+    except PellucidError:
+        raise
+    except OSError as error:
+        raise HubError(
+            f"{cached.root} can not be written: {error.strerror or error}. "
+            "Make room, or set HF_HUB_CACHE to another folder."
+        ) from error
+    return Folder(cached.snapshot)
+
+
+def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, dict[str, Remote]]:
+    """Return a commit and its files: the commit of which something is cached, so that a model fits its tokenizer."""
+    for spelling in [] if options.force_download else spellings:
+        cached = _Cached(spelling, options)
+        if cached.commit:
+            with suppress(NotFoundError):  # a commit that was rewritten since
+                return hub.listing(cached.commit)
+    return hub.listing(options.revision)
+
+
+def _choose(hub: Hub, here: dict[str, Remote], want: Want) -> dict[str, Remote]:
+    """Return the files to fetch, those last that make the folder complete."""
+    patterns = {"config": CONFIG_FILES, "tokenizer": TOKENIZER_FILES, "weights": WEIGHT_FILES}[want]
+    if want == "weights":
+        pairs = [name for pair in WEIGHTS for name in pair if name in here]
+        patterns = (*patterns, *(pairs[:1] or hub.lacks("model.safetensors", here)))
+    names = [
+        name for pattern in patterns for name in here if fnmatchcase(name, pattern) and not re.search(r"[/\\\0]", name)
+    ]
+    if want != "tokenizer" and "config.json" not in names:
+        hub.lacks("config.json", here)
+    if not any(fnmatchcase(name, pattern) for name in names for pattern in VOCABULARIES) and want == "tokenizer":
+        hub.lacks("tokenizer.json", here)
+    return {name: here[name] for name in names}
+
+
+def _fetch(hub: Hub, cached: _Cached, files: dict[str, Remote]) -> None:
+    """Download files side by side and, when all of them are here, let them appear in the cache."""
+    from tqdm import tqdm
+
+    (cached.root / "blobs").mkdir(parents=True, exist_ok=True)
+    missing = {name: file for name, file in files.items() if hub.options.force_download or not cached.has(name)}
+    quiet = not sys.stderr.isatty() or bool(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"))
+    size = sum(file.size for file in missing.values())
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=hub.repository, delay=2, leave=False, disable=quiet)
+    with bar, ThreadPoolExecutor(CONNECTIONS) as pool:
+        tasks = [
+            pool.submit(hub.fetch, file, str(cached.commit), cached.blob(file.digest), bar) for file in missing.values()
+        ]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            hub.stop.set()
+            raise
+    for name, file in missing.items():
+        cached.link(name, file.digest)
+
+
+# --- the way back -----------------------------------------------------------------------------------------------------
+
+
+def push(
+    folder_path: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a folder to a repository of the Hub, which is created if there is none.
+
+    Args:
+        folder_path: the folder; files whose names begin with a dot stay here.
+        repo_id: the name of the repository, with or without its owner.
+        private: whether a new repository is private; the owner's default if `None`.
+        commit_message: the first line of the commit.
+        token: an access token that may write; the saved one if `None`.
+        revision: a branch, created if there is none; `main` if `None`.
+        create_pr: whether to propose the commit instead of making it.
+
+    Returns:
+        The address of the commit, or of the proposal.
+
+    Raises:
+        NotFoundError: if there is no such folder, or it is empty.
+        HubError: if the Hub refuses; its subclasses say why.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    Folder(folder_path).close()
+    _check_name(repo_id)
+    hub = Hub(repo_id, HubOptions(revision=revision or "main", token=token))
+    api = HfApi(endpoint=hub.endpoint, token=hub.token or False, library_name="pellucid")
+    try:
+        with _silent():
+            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision:
+                api.create_branch(repository, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=folder_path,
+                commit_message=commit_message or "Upload with Pellucid",
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=[".*"],
+            )
+    except HfHubHTTPError as error:
+        hub.refuse(error.response)
+    except hub.network_error as error:
+        raise OfflineError(
+            f"{hub.endpoint} does not answer ({type(error).__name__}: {error}). Check the network."
+        ) from error
+    return commit.pr_url or commit.commit_url
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the messages of huggingface_hub, and without a terminal its progress bars, off stderr."""
+    import logging
+
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    logger, bars = logging.getLogger("huggingface_hub"), are_progress_bars_disabled()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    if not bars and not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            enable_progress_bars()

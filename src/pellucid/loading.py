@@ -1,0 +1,215 @@
+"""From a checkpoint's tensors to a model's parameters: every one is written exactly once, or the load raises."""
+
+import logging
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .config import Config
+from .errors import ConfigError, WeightsError, did_you_mean
+from .weights import Checkpoint
+
+if TYPE_CHECKING:
+    from .model import Model
+
+log = logging.getLogger("pellucid")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did.
+
+    Attributes:
+        loaded: parameters that hold the checkpoint's values.
+        new: parameters of a head that the user asked for, drawn at random; train them before use.
+        ignored: tensors of the checkpoint that belong to other heads.
+        dtype: the parameters' dtype.
+    """
+
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    ignored: tuple[str, ...]
+    dtype: torch.dtype
+
+
+def check_depth(config: Config, tensors: int) -> None:
+    """Refuse a config of many more layers than there are tensors, before its modules are built.
+
+    Raises:
+        ConfigError: naming the field and both numbers.
+    """
+    for name in config.fields():
+        if name.endswith("layers") and isinstance(value := getattr(config, name), int) and value > 4 * tensors:
+            raise ConfigError(f"{name} is {value}, but the checkpoint holds {tensors} tensors; config and weights do not belong together.")
+
+
+def load(model: "Model", checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, new_head: bool, reshape_head: bool) -> LoadReport:
+    """Give a model built on the meta device the checkpoint's values.
+
+    Args:
+        model: on the meta device.
+        checkpoint: the tensors.
+        dtype: of the parameters, whatever the files hold.
+        device: of the parameters.
+        new_head: whether head tensors that the checkpoint lacks may be drawn at random.
+        reshape_head: whether head tensors of another shape may be drawn at random instead.
+
+    Raises:
+        WeightsError: with everything that does not fit, grouped.
+    """
+    _drop_absent_parts(model, checkpoint)
+    expected = dict(model.named_parameters(remove_duplicate=False))
+    found, ignored = _assign_names(model, checkpoint)
+    tied = model.tied if model.config.tie_word_embeddings else {}
+    shapes = {name: f"file {list(checkpoint.tensors[stored].shape)}, model {list(expected[name].shape)}"
+              for name, stored in found.items() if checkpoint.tensors[stored].shape != tuple(expected[name].shape)}  # fmt: skip
+    inexact = {name: str(checkpoint.tensors[stored].dtype) for name, stored in found.items()
+               if not checkpoint.tensors[stored].dtype.is_floating_point}  # fmt: skip
+    missing = [name for name in expected if name not in found and name not in tied]
+    head_missing = [name for name in missing if _is_head(model, name)]
+    head_shapes = [name for name in shapes if _is_head(model, name)]
+    faults = {
+        "missing in the checkpoint": [n for n in missing if not (new_head and n in head_missing)],
+        "not in the model": [n for n in ignored if _is_backbone_name(model, n, checkpoint)],
+        "of another shape": [f"{n} ({how})" for n, how in shapes.items() if not (reshape_head and n in head_shapes)],
+        "not floating point": [f"{n} ({kind})" for n, kind in inexact.items()],
+    }
+    if any(faults.values()):
+        raise WeightsError(_explain(model, checkpoint, faults, set(missing) <= set(head_missing), set(shapes) <= set(head_shapes)))
+    _check_ties(model, checkpoint, found, tied)
+    new = [*head_missing, *head_shapes]
+    sources = {name: stored for name, stored in found.items() if name not in new and name not in tied}
+    _fill(model, checkpoint, sources, new, tied, dtype, device)
+    if new:
+        log.warning("%s: new and untrained, train before use: %s", type(model).__name__, ", ".join(new))
+    return LoadReport(tuple(sources), tuple(new), tuple(ignored), dtype)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _assign_names(model: "Model", checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
+    """Match the model's names with the checkpoint's: (model name -> stored name, stored names without a place)."""
+    expected = set(dict(model.named_parameters(remove_duplicate=False)))
+    prefix, add, strip = f"{model.prefix}.", "", ""
+    if _is_headed(checkpoint, prefix):
+        strip = "" if hasattr(model, model.prefix) else prefix
+    else:
+        add = prefix if hasattr(model, model.prefix) else ""
+    found: dict[str, str] = {}
+    left: list[str] = []
+    for stored in checkpoint.tensors:
+        name = stored
+        for old, modern in model.legacy_names.items():
+            name = name.replace(old, modern)
+        names = [name[len(strip) :]] if name.startswith(strip) else []  # else a tensor of another head
+        place = next((n for n in [*names, *(add + n for n in names)] if n in expected and n not in found), None)
+        if place is not None:
+            found[place] = stored
+        elif not name.endswith("position_ids"):  # a buffer of old versions, which only counts from 0
+            left.append(stored)
+    return found, left
+
+
+def _is_headed(checkpoint: Checkpoint, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in checkpoint.tensors)
+
+
+def _is_head(model: "Model", name: str) -> bool:
+    """Tell whether a parameter of the model belongs to its head, or to a part that checkpoints may lack."""
+    if not hasattr(model, model.prefix):
+        return False
+    inner = name.removeprefix(f"{model.prefix}.")
+    return inner == name or inner.startswith(tuple(f"{part}." for part in model.optional))
+
+
+def _is_backbone_name(model: "Model", stored: str, checkpoint: Checkpoint) -> bool:
+    """Tell whether a stored tensor without a place belongs to the backbone, where nothing may be left over."""
+    prefix = f"{model.prefix}."
+    if _is_headed(checkpoint, prefix) and not stored.startswith(prefix):
+        return False
+    return not stored.removeprefix(prefix).startswith(tuple(f"{part}." for part in model.optional))
+
+
+def _drop_absent_parts(model: "Model", checkpoint: Checkpoint) -> None:
+    """Remove a backbone's optional part when the checkpoint has nothing of it: absent is better than random."""
+    if hasattr(model, model.prefix):
+        return
+    for part in model.optional:
+        if not any(name.removeprefix(f"{model.prefix}.").startswith(f"{part}.") for name in checkpoint.tensors):
+            setattr(model, part, None)
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+
+
+def _explain(model: "Model", checkpoint: Checkpoint, faults: dict[str, list[str]], only_head: bool, only_head_shapes: bool) -> str:
+    lines = [f"The weights in {checkpoint.folder.path} do not fit {type(model).__name__}."]
+    for kind, names in faults.items():
+        if names:
+            shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+            lines.append(f"  {len(names)} {kind}: {shown}")
+    missing, extra = faults["missing in the checkpoint"], faults["not in the model"]
+    if missing and extra and (hint := did_you_mean(missing[0], extra)):
+        lines.append(f"  For {missing[0]}{hint}")
+    has = ", ".join(model.config.architectures or []) or "another architecture or size"
+    if missing and only_head:
+        lines.append("  To train a new head on this encoder, say so: num_labels=..., or ignore_mismatched_sizes=True.")
+    elif faults["of another shape"] and only_head_shapes and not missing and not extra:
+        lines.append("  To train a new head of the config's size, pass ignore_mismatched_sizes=True; else correct num_labels or id2label.")
+    else:
+        lines.append(f"  Its config.json says {has}: load it with that class, or fetch the matching weights.")
+    return "\n".join(lines)
+
+
+def _check_ties(model: "Model", checkpoint: Checkpoint, found: dict[str, str], tied: dict[str, str]) -> None:
+    """Refuse a checkpoint whose tied tensors differ, since one of them would be lost."""
+    for name, source in tied.items():
+        if name in found and source in found and found[name] != found[source]:
+            stored, origin = checkpoint.tensors[found[name]], checkpoint.tensors[found[source]]
+            if stored.shape != origin.shape or not torch.equal(checkpoint.load(found[name]), checkpoint.load(found[source])):
+                raise WeightsError(
+                    f"{checkpoint.folder.path}: {found[name]} and {found[source]} differ, but the config ties them; "
+                    "pass tie_word_embeddings=False to keep both."
+                )
+
+
+# --- filling ----------------------------------------------------------------------------------------------------------
+
+
+def _fill(
+    model: "Model", checkpoint: Checkpoint, sources: dict[str, str], new: list[str], tied: dict[str, str], dtype: torch.dtype, device: torch.device
+) -> None:
+    sizes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False) if name not in tied}
+    check_memory(sum(prod(shape) for shape in sizes.values()) * dtype.itemsize, str(checkpoint.folder.path))
+    values: dict[str, Tensor] = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in sizes.items()}
+    checkpoint.read({stored: values[name] for name, stored in sources.items()})
+    fresh = defaultdict(set)
+    for name, value in values.items():
+        module_name, _, leaf = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        setattr(module, leaf, nn.Parameter(value))
+        if name in new:
+            fresh[module].add(leaf)
+    model.tie_weights()
+    for module, leaves in fresh.items():
+        model.init_module(module, only=leaves)
+
+
+def check_memory(nbytes: int, where: str) -> None:
+    """Refuse what can not fit into this machine's memory, before allocating.
+
+    Raises:
+        ConfigError: naming both sizes.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**62
+    if nbytes > physical:
+        raise ConfigError(
+            f"{where}: the parameters would take {nbytes / 1e9:,.1f} GB, this machine has {physical / 1e9:,.1f} GB; "
+            "check the sizes in config.json, or load with a smaller dtype."
+        )

@@ -1,0 +1,335 @@
+"""`Model`: an `nn.Module` that can be loaded from a checkpoint and saved as one, and nothing more."""
+
+import inspect
+import os
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from . import weights
+from .config import Config
+from .errors import ArgumentError, InputError, did_you_mean
+from .folder import rewrite
+from .hub import HubOptions, locate, push
+from .loading import LoadReport, check_depth, check_memory, load
+from .outputs import ModelOutput
+from .recording import record, recording
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
+# Arguments of the original's forward that ask for nothing when they are None (or, for use_cache, in a model without a cache).
+NOTHING = frozenset({"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position", "use_cache"})
+
+
+class Model(nn.Module):
+    """The base of every architecture's classes.
+
+    Attributes:
+        config_class: the class of `config`.
+        prefix: the attribute under which headed classes hold the backbone; it opens the backbone's names in a checkpoint.
+        layers: where the backbone keeps its layers, as a dotted name.
+        optional: parts of the backbone that checkpoints may lack.
+        tied: parameters that are another's under a second name, {name: source}.
+        legacy_names: old spellings in checkpoints, {old part: new part}.
+        load_report: what `from_pretrained` did; None for a model that was not loaded.
+    """
+
+    config_class: ClassVar[type[Config]] = Config
+    prefix: ClassVar[str] = ""
+    layers: ClassVar[str] = ""
+    optional: ClassVar[tuple[str, ...]] = ()
+    tied: ClassVar[dict[str, str]] = {}
+    legacy_names: ClassVar[dict[str, str]] = {}
+    accepts: ClassVar[tuple[str, ...]] = ()  # the arguments of forward
+    load_report: LoadReport | None = None
+
+    def __init_subclass__(cls) -> None:
+        cls.accepts = tuple(inspect.signature(cls.forward).parameters)[1:]
+
+    def __init__(self, config: Config):
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise InputError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(config).__name__}.")
+        self.config = config
+
+    # --- calling ------------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        *args: Any,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Run `forward`, and on request record hidden states and attentions, or return a plain tuple.
+
+        Raises:
+            ArgumentError: for an argument that `forward` does not have.
+            InputError: for ids outside the vocabulary or texts longer than the model's positions.
+        """
+        inputs = {name: value for name, value in inputs.items() if not self._asks_nothing(name, value)}
+        if torch.compiler.is_compiling() or recording():
+            return super().__call__(*args, **inputs)
+        hidden = self.config_says("output_hidden_states") if output_hidden_states is None else output_hidden_states
+        attentions = self.config_says("output_attentions") if output_attentions is None else output_attentions
+        try:
+            if hidden or attentions:
+                output = self._recorded(args, inputs, bool(hidden), bool(attentions))
+            else:
+                output = super().__call__(*args, **inputs)
+        except IndexError as error:
+            raise self._explain_index(error, dict(zip(self.accepts, args, strict=False)) | inputs) from error
+        return output.to_tuple() if return_dict is False else output
+
+    def config_says(self, flag: str) -> bool:
+        """Tell whether config.json switches something on for every call."""
+        return bool(getattr(self.config, flag, False))
+
+    def _asks_nothing(self, name: str, value: Any) -> bool:
+        if name in self.accepts:
+            return False
+        if name in NOTHING and (value is None or name == "use_cache"):
+            return True
+        known = [*self.accepts, "output_hidden_states", "output_attentions", "return_dict"]
+        raise ArgumentError(
+            f"{type(self).__name__} has no argument {name!r}{did_you_mean(name, known)}. It takes: {', '.join(known)}."
+        )
+
+    def _recorded(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> ModelOutput:
+        backbone = getattr(self, self.prefix, self)
+        with record(backbone.get_submodule(backbone.layers), attentions=attentions) as seen:
+            output = super().__call__(*args, **inputs)
+        output.hidden_states = tuple(seen.hidden_states) if hidden else None
+        output.attentions = tuple(seen.attentions) if attentions else None
+        return output
+
+    def _explain_index(self, error: IndexError, inputs: dict[str, Any]) -> Exception:
+        """Turn a kernel's "index out of range" into the input, its value and the limit."""
+        ids, limit = inputs.get("input_ids"), getattr(self.config, "vocab_size", None)
+        if isinstance(ids, Tensor) and ids.numel() and limit and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+            wrong = int(ids.max()) if int(ids.max()) >= limit else int(ids.min())
+            return InputError(f"input_ids holds {wrong}; expected 0 to {limit - 1}. Does the tokenizer belong to this model?")
+        tokens, limit = inputs.get("inputs_embeds", ids), getattr(self.config, "max_position_embeddings", None)
+        if isinstance(tokens, Tensor) and tokens.dim() > 1 and limit and tokens.shape[1] > limit:
+            return InputError(
+                f"The text has {tokens.shape[1]} tokens, this model reads {limit}; tokenize with truncation=True, "
+                "or use a pipeline, which reads long texts in windows."
+            )
+        types, limit = inputs.get("token_type_ids"), getattr(self.config, "type_vocab_size", None)
+        if isinstance(types, Tensor) and types.numel() and limit and not 0 <= int(types.min()) <= int(types.max()) < limit:
+            return InputError(f"token_type_ids goes up to {int(types.max())}; expected 0 to {limit - 1}.")
+        return error
+
+    @staticmethod
+    def one_of(**tensors: Tensor | None) -> Tensor:
+        """Return the one tensor that is given.
+
+        Raises:
+            InputError: if none or several are given, or it is not a tensor.
+        """
+        given = {name: value for name, value in tensors.items() if value is not None}
+        if len(given) != 1:
+            raise InputError(f"Give exactly one of {', '.join(tensors)}; got {', '.join(given) or 'none'}.")
+        ((name, value),) = given.items()
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} is a {type(value).__name__}; expected a tensor: tokenize with return_tensors='pt'.")
+        return value
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        *,
+        config: Config | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | int | torch.device | None = None,
+        ignore_mismatched_sizes: bool = False,
+        use_safetensors: bool | None = None,
+        output_loading_info: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Load a checkpoint, in evaluation mode.
+
+        Args:
+            name: a folder, or a name such as `"google-bert/bert-base-uncased"`.
+            config: instead of the one beside the weights.
+            dtype: of the parameters: `"float32"`, `"bfloat16"`, ..., or `"auto"` for what config.json says, else the files.
+            device: where the parameters go; the CPU by default.
+            ignore_mismatched_sizes: whether head tensors that do not fit may be drawn at random instead.
+            use_safetensors: True refuses pytorch_model.bin.
+            output_loading_info: whether to return `(model, report)`.
+            options: those of the Hub (`revision`, `token`, `cache_dir`, `subfolder`, `force_download`, `local_files_only`);
+                every other keyword overrides a field of the config. `num_labels`, `id2label` or `label2id` allow a new head.
+
+        Raises:
+            HubError: if the files can not be had.
+            ConfigError: if the configuration is impossible or not implemented.
+            WeightsError: if the tensors are not exactly those of the model.
+            ArgumentError: for a keyword that is no option and no field.
+        """
+        dtype, device = options.pop("torch_dtype", dtype), options.pop("device_map", device)
+        options.pop("attn_implementation", None)  # attend chooses the kernel; all give the same numbers
+        hub = HubOptions.take(options)
+        device, wanted = read_device(device), read_dtype(dtype)
+        new_head = ignore_mismatched_sizes or config is not None or bool(options.keys() & {"num_labels", "id2label", "label2id"})
+        with locate(name, hub, want="weights") as folder:
+            if config is None:
+                config = cls.config_class.from_folder(folder, **options)
+            elif options:
+                config = config.replace(**options)
+            checkpoint = weights.Checkpoint(folder, safetensors_only=bool(use_safetensors))
+            check_depth(config, len(checkpoint.tensors))
+            with torch.device("meta"):
+                model = cls(config)
+            if wanted is None:
+                stored = next((t.dtype for t in checkpoint.tensors.values() if t.dtype.is_floating_point), torch.float32)
+                wanted = DTYPES.get(config.dtype or "", stored)
+            report = load(model, checkpoint, dtype=wanted, device=device, new_head=new_head, reshape_head=ignore_mismatched_sizes)
+        model.load_report = report
+        model.eval()
+        return (model, report) if output_loading_info else model  # type: ignore[return-value]
+
+    @classmethod
+    def from_config(cls, config: Config, *, dtype: str | torch.dtype | None = None) -> Self:
+        """Build with random weights, in training mode.
+
+        Raises:
+            ConfigError: if the parameters would not fit into memory.
+        """
+        with torch.device("meta"):
+            skeleton = cls(config)
+        wanted = read_dtype(dtype or "float32") or torch.float32
+        check_memory(skeleton.num_parameters() * wanted.itemsize, type(config).__name__)
+        return cls(config).to(wanted)
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        path: str | os.PathLike,
+        *,
+        max_shard_size: int | str = "5GB",
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> None:
+        """Write config.json and model.safetensors (or shards) into a folder; the whole folder changes at once or not at all.
+
+        Args:
+            path: the folder; made if it does not exist. Files in it that are not weights or config.json stay.
+            max_shard_size: bytes, or a text such as `"500MB"`; larger models are written as shards with an index.
+            state_dict: tensors to write instead of the model's own.
+            push_to_hub: whether to upload the folder; `options` are those of `push_to_hub`.
+
+        Raises:
+            SaveError: if the folder could not be written; what was there before still is.
+            WeightsError: if the disk does not give back what was written.
+        """
+        if options.pop("is_main_process", True) is False:
+            return
+        options.pop("safe_serialization", None)
+        repo_id = options.pop("repo_id", os.path.basename(os.path.abspath(path)))
+        if options and not push_to_hub:
+            raise ArgumentError(f"save_pretrained has no argument {', '.join(map(repr, options))}.")
+        tied = self.tied if self.config.tie_word_embeddings else {}
+        tensors = {name: t for name, t in (state_dict or self.state_dict()).items() if name not in tied}
+        config = self.config.replace(architectures=[type(self).__name__], dtype=str(self.dtype))
+        with rewrite(path, replaces=weights.is_weight_file) as staging:
+            (staging / "config.json").write_text(config.to_json_string(), encoding="utf-8")
+            weights.write(staging, tensors, max_shard_size=max_shard_size)
+        if push_to_hub:
+            push(path, repo_id, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload config and weights; options are `private`, `commit_message`, `token`, `revision`, `create_pr`."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(folder, repo_id, **options)
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+
+    def init_weights(self) -> None:
+        """Draw this model's weights as its paper does; a backbone inside it has drawn its own."""
+        if any(parameter.is_meta for parameter in self.parameters()):
+            return
+        stack: list[nn.Module] = [self]
+        while stack:
+            module = stack.pop()
+            self.init_module(module)
+            stack.extend(child for child in module.children() if not isinstance(child, Model))
+        self.tie_weights()
+
+    @torch.no_grad()
+    def init_module(self, module: nn.Module, only: Collection[str] | None = None) -> None:
+        """Draw the parameters that a module holds itself: normal weights, zero biases, norms that change nothing."""
+        for name, parameter in module.named_parameters(recurse=False):
+            if only is not None and name not in only:
+                continue
+            if name == "bias":
+                parameter.zero_()
+            elif isinstance(module, nn.LayerNorm):
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, getattr(self.config, "initializer_range", 0.02))
+                if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                    parameter[module.padding_idx].zero_()
+
+    def tie_weights(self) -> None:
+        """Make each tied name the same parameter as its source."""
+        if not self.config.tie_word_embeddings:
+            return
+        for name, source in self.tied.items():
+            module, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(module), leaf, self.get_parameter(source))
+
+    def num_parameters(self, *, only_trainable: bool = False) -> int:
+        """Count the parameters; tied ones once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return next(self.parameters()).device
+
+
+def read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Read a dtype by name; None for "auto"."""
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; expected 'auto', {', '.join(map(repr, DTYPES))} or a torch dtype of that kind.")
+    return DTYPES[name]
+
+
+def read_device(device: Any) -> torch.device:
+    """Read where to run: a torch device or its name, a GPU's number, -1 for the CPU, or "auto" for the best there is."""
+    if device is None or device == -1:
+        return torch.device("cpu")
+    if isinstance(device, dict) and set(device) == {""}:
+        device = device[""]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = f"cuda:{device}"
+    try:
+        result = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device is {device!r}; expected a name such as 'cpu' or 'cuda:0' ({str(error).splitlines()[0]}).") from None
+    if result.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device!r}, but this machine has no usable CUDA device; use 'cpu'.")
+    return result

@@ -1,0 +1,256 @@
+"""Tokenizers in and out of folders."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from tokenizers import AddedToken, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
+
+from pellucid.errors import ArgumentError, TokenizerError, refuse_unknown
+from pellucid.folder import Folder, rewrite
+
+from . import wordpiece
+from .engine import Engine
+from .families import Family, class_of_model, find_family, template
+from .special_tokens import NAMES, as_added_token
+from .tokenizer import SETTINGS, Tokenizer
+
+T = TypeVar("T", bound=Tokenizer)
+
+BUILDERS: dict[str, Callable[[Folder, dict[str, Any], Family], RustTokenizer]] = {
+    "wordpiece": wordpiece.build,
+}
+_BUILD_SETTINGS = (
+    *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "add_bos_token", "add_eos_token"),
+)
+_FILE_NOTES = (
+    "added_tokens_decoder",
+    "special_tokens_map_file",
+    "tokenizer_file",
+    "backend",
+    "is_local",
+    "local_files_only",
+)
+
+
+class AutoTokenizer:
+    """Loads a tokenizer by name, as the class that its files name."""
+
+    def __init__(self) -> None:
+        raise ArgumentError("AutoTokenizer is not made but loaded: AutoTokenizer.from_pretrained(name).")
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | os.PathLike[str], **options: Any) -> Tokenizer:
+        """Load a tokenizer from a folder, the cache or the Hub; see `Tokenizer.from_pretrained`.
+
+        Args:
+            name_or_path: a folder, or the name of a repository on the Hub.
+            options: as in `Tokenizer.from_pretrained`; also `config`, the model's, for folders that do not say what
+                their tokenizer is.
+
+        Raises:
+            ArgumentError: if an option does not exist.
+            HubError: if the files can not be had.
+            TokenizerError: if they are broken, or of a kind that is not implemented.
+        """
+        return load(Tokenizer, name_or_path, options)
+
+
+def tokenizer_class(name: str) -> type[Tokenizer]:
+    """Return the class of a name such as "BertTokenizer" or "GPT2TokenizerFast".
+
+    Raises:
+        TokenizerError: if no such class is known.
+    """
+    family = find_family(name)
+    if family is None:
+        raise TokenizerError(f"there is no tokenizer class {name!r}. With a tokenizer.json, AutoTokenizer needs none.")
+    if name == "Tokenizer":
+        return Tokenizer
+    if name not in _classes:
+        doc = f"A `Tokenizer` with the habits of {name}."
+        _classes[name] = type(name, (Tokenizer,), {"family": family, "__doc__": doc, "__module__": __package__})
+    return _classes[name]
+
+
+_classes: dict[str, type[Tokenizer]] = {}
+
+
+def load(cls: type[T], name: str | os.PathLike[str], options: Mapping[str, Any]) -> T:
+    """Load a tokenizer as `cls`, or, if that is `Tokenizer` itself, as the class that the files name."""
+    from pellucid.hub import HubOptions, locate
+
+    given = dict(options)
+    hub = HubOptions.take(given)
+    config = given.pop("config", None)
+    refuse_unknown(f"{cls.__name__}.from_pretrained", given, (*SETTINGS, *_BUILD_SETTINGS, "config"))
+    with locate(name, hub, want="tokenizer") as folder:
+        given.setdefault("name_or_path", os.fspath(name))
+        return from_folder(cls, folder, given, getattr(config, "model_type", None))
+
+
+def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_type: str | None = None) -> T:
+    """Load a tokenizer from an open folder.
+
+    Args:
+        cls: the class; if `Tokenizer` itself, the files decide.
+        folder: the files.
+        given: settings that override those of the files.
+        model_type: the model's type, if the caller knows it.
+
+    Raises:
+        TokenizerError: if the files are broken, or of a kind that is not implemented.
+    """
+    read = {**_read_settings(folder), **given}
+    if cls is Tokenizer:
+        cls = _class_of(folder, read, model_type)  # pyright: ignore[reportAssignmentType]
+    if "tokenizer.json" in folder:
+        engine = Engine.from_json(folder.read_bytes("tokenizer.json"), str(folder.path / "tokenizer.json"))
+        _override(engine.rust, given, read, cls.family, str(folder.path / "tokenizer.json"))
+    else:
+        build = BUILDERS.get(cls.family.format or "")
+        if build is None:
+            raise TokenizerError(
+                f"{folder.path} has no tokenizer.json, and {_named(read)} can not be built from other files. "
+                f"Its files: {', '.join(folder.names())}. If you know the class, load with it: "
+                "pellucid.BertTokenizer.from_pretrained and the like."
+            )
+        engine = Engine(build(folder, {**cls.family.special, **cls.family.options, **_plain_roles(read)}, cls.family))
+    tokens = _read_added_tokens(folder, read)
+    present = engine.rust.get_added_tokens_decoder().values()
+    known = {token.content for token in present}
+    if missing := [
+        token for _, token in sorted(tokens.items(), key=lambda item: item[0]) if token.content not in known
+    ]:
+        engine, _ = engine.with_tokens(missing)
+        for id, token in tokens.items():
+            if token in missing and engine.rust.token_to_id(token.content) != id:
+                raise TokenizerError(
+                    f"{folder.path}: the added token {token.content!r} should have the id {id}, but the vocabulary "
+                    f"gives it {engine.rust.token_to_id(token.content)}. The files do not belong together."
+                )
+    return cls._from_engine(engine, {name: value for name, value in read.items() if name not in _FILE_NOTES})
+
+
+def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Write a tokenizer's files into a folder, all or nothing, and return their paths."""
+    settings = tokenizer.settings()
+    template = settings.pop("chat_template", None)
+    name = type(tokenizer).__name__
+    settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast" if name == "Tokenizer" else name)
+    files = {
+        "tokenizer_config.json": _json(settings),
+        "special_tokens_map.json": _json(tokenizer.special_tokens_map),
+        "tokenizer.json": tokenizer.backend_tokenizer.to_str(pretty=True),
+    }
+    if isinstance(template, str):
+        files["chat_template.jinja"] = template
+    elif template:
+        named = [{"name": name, "template": text} for name, text in template.items()]
+        files["tokenizer_config.json"] = _json({**settings, "chat_template": named})
+    with rewrite(path, replaces=lambda name: name in ("added_tokens.json", "chat_template.jinja")) as staging:
+        for name, content in files.items():
+            (staging / name).write_text(content, encoding="utf-8")
+    return tuple(os.path.join(os.fspath(path), name) for name in files)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, default=str) + "\n"
+
+
+def _read_settings(folder: Folder) -> dict[str, Any]:
+    """Merge the files that describe a tokenizer; tokenizer_config.json has the last word, then chat_template.jinja."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if name in folder:
+            settings.update({key: value for key, value in folder.read_json(name).items() if value is not None})
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        try:
+            settings["chat_template"] = {entry["name"]: entry["template"] for entry in template}
+        except (KeyError, TypeError):
+            place = folder.path / "tokenizer_config.json"
+            raise TokenizerError(f"{place}: an entry of chat_template lacks its 'name' or 'template'.") from None
+    if "chat_template.jinja" in folder:
+        settings["chat_template"] = folder.read_text("chat_template.jinja")
+    return settings
+
+
+def _class_of(folder: Folder, settings: dict[str, Any], model_type: str | None) -> type[Tokenizer]:
+    """Return the class that the files name; without a name, the one that the model's type uses."""
+    name = settings.get("tokenizer_class")
+    if name is None and model_type is None and "config.json" in folder:
+        config = folder.read_json("config.json")
+        name, model_type = config.get("tokenizer_class"), config.get("model_type")
+    name = name or class_of_model(str(model_type)) or "PreTrainedTokenizerFast"
+    return tokenizer_class(name if find_family(name) else "PreTrainedTokenizerFast")
+
+
+def _named(settings: dict[str, Any]) -> str:
+    name = settings.get("tokenizer_class")
+    return f"the class {name!r} that they name" if name else "a tokenizer whose class the files do not name"
+
+
+def _plain_roles(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with special tokens as strings."""
+    roles = {name: as_added_token(settings[name], special=True).content for name in NAMES if settings.get(name)}
+    return {**settings, **roles}
+
+
+def _read_added_tokens(folder: Folder, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Return the tokens, by id, that files beside the vocabulary add to it."""
+    tokens: dict[int, AddedToken] = {}
+    try:
+        if "added_tokens.json" in folder:
+            special = {as_added_token(settings[name], special=True).content for name in NAMES if settings.get(name)}
+            for content, id in folder.read_json("added_tokens.json").items():
+                tokens[int(id)] = as_added_token(content, special=content in special)
+        for id, token in settings.get("added_tokens_decoder", {}).items():
+            tokens[int(id)] = as_added_token(token, special=False)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"{folder.path}: the list of added tokens is broken: {error}") from None
+    return tokens
+
+
+def _override(
+    rust: RustTokenizer, given: Mapping[str, Any], settings: Mapping[str, Any], family: Family, origin: str
+) -> None:
+    """Apply to a tokenizer.json what the caller asks for; what other files say does not change it."""
+    normal = {
+        "do_lower_case": "lowercase",
+        "strip_accents": "strip_accents",
+        "tokenize_chinese_chars": "handle_chinese_chars",
+    }
+    if changes := {field: given[name] for name, field in normal.items() if name in given}:
+        normalizer = rust.normalizer
+        if not isinstance(normalizer, normalizers.BertNormalizer):
+            kind = type(normalizer).__name__
+            raise TokenizerError(f"{origin} has the normalizer {kind}, to which {', '.join(given)} can not be applied.")
+        for field, value in changes.items():
+            setattr(normalizer, field, value)
+        rust.normalizer = normalizer
+    if "add_prefix_space" in given:
+        _set_prefix_space(rust, bool(given["add_prefix_space"]), origin)
+    if "add_bos_token" in given or "add_eos_token" in given:
+        start = "bos " if settings.get("add_bos_token", family.options.get("add_bos_token", False)) else ""
+        end = " eos" if settings.get("add_eos_token", False) else ""
+        second = f" {start and 'bos:1 '}$B:1{end and ' eos:1'}"
+        roles = {**family.special, **_plain_roles(settings)}
+        rust.post_processor = template(rust, f"{start}$A{end}", f"{start}$A{end}{second}", roles, origin)
+
+
+def _set_prefix_space(rust: RustTokenizer, wanted: bool, origin: str) -> None:
+    """Have a text begin as if a space stood before it, or not."""
+    whole = rust.pre_tokenizer
+    for part in whole if isinstance(whole, pre_tokenizers.Sequence) else [whole]:
+        if isinstance(part, pre_tokenizers.ByteLevel):
+            part.add_prefix_space = wanted
+        elif isinstance(part, pre_tokenizers.Metaspace):
+            part.prepend_scheme = "always" if wanted else "never"
+        else:
+            continue
+        rust.pre_tokenizer = whole
+        return
+    raise TokenizerError(f"{origin} has no step that puts a space before a text: leave add_prefix_space out.")

@@ -1,0 +1,38 @@
+"""WordPiece vocabularies: `vocab.txt`, one token a line, its id the line's number (BERT and its kin)."""
+
+from typing import Any
+
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from pellucid.folder import Folder
+
+from .families import Family, template
+
+
+def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustTokenizer:
+    """Build the tokenizer of a `vocab.txt`.
+
+    Args:
+        folder: where the file is.
+        settings: `do_lower_case` (True), `strip_accents` (as `do_lower_case`), `tokenize_chinese_chars` (True), and the
+            tokens with a role.
+        family: the order of the special tokens.
+
+    Raises:
+        TokenizerError: if the vocabulary lacks a special token.
+    """
+    # split("\n"), because a token may be a character that splitlines() takes for the end of a line
+    tokens = folder.read_text("vocab.txt").removesuffix("\n").split("\n")
+    vocabulary = {token.removesuffix("\r"): id for id, token in enumerate(tokens)}
+    rust = RustTokenizer(models.WordPiece(vocabulary, unk_token=settings["unk_token"], max_input_chars_per_word=100))
+    rust.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rust.decoder = decoders.WordPiece(prefix="##")
+    rust.post_processor = template(rust, family.single, family.pair, settings, str(folder.path / "vocab.txt"))
+    return rust
