@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+USER_HOME = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+USER_CACHE = Path(os.environ.get("HF_HUB_CACHE", USER_HOME / "hub"))
 HOME = tempfile.mkdtemp(prefix="pellucid-tests-")
 os.environ["HF_HOME"] = HOME  # before huggingface_hub is imported, which reads it once
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +22,12 @@ for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE"):
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """The Hub cache of whoever runs the suite, to be read only: real checkpoints may lie there."""
+    return USER_CACHE
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The reference: the original library's model of the same class, tiny, with every parameter moved off its initial value."""
+"""The reference: the original's model of the same class, tiny, with every parameter moved off its initial value."""
 
 import functools
 import tempfile
@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from pellucid import auto
-
 from cases import CASES
+from pellucid import auto
 
 
 @functools.cache

@@ -503,14 +503,15 @@ def test_kill_at_any_moment_leaves_one_whole_version(tmp_path):
         writer = start_python(
             """
             print("ready", flush=True)
-            for version in range(1, 10_000):
+            for version in range(int(sys.argv[2]), 1_000_000):
                 save(sys.argv[1], version)
             """,
             path,
+            1000 * moment + 1,
         )
         with writer:
             wait_until_ready(writer)
-            time.sleep(random.Random(moment).uniform(0, 0.02))
+            time.sleep(random.Random(moment).uniform(0, 0.06))
             writer.send_signal(signal.SIGKILL)
         with Folder(path) as folder:
             seen.add(version_of(folder))

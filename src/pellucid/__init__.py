@@ -55,7 +55,7 @@ HOME = {
     "pipeline": "pipelines",
 }
 
-__all__ = sorted(HOME)  # noqa: PLE0605
+__all__ = sorted(HOME)
 
 
 def __getattr__(name: str) -> Any:

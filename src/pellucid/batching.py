@@ -1,4 +1,4 @@
-"""Any iterable in, results out in its order; in between, batches of texts of similar length under a budget of tokens."""
+"""Any iterable in, results out in its order; in between, batches of similar lengths under a budget of tokens."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence

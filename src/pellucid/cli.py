@@ -1,6 +1,6 @@
 """The `pellucid` command.
 
-Exit codes: 0 on success, 1 when a model or an input can not be used (the reason is on stderr), 2 for a wrong command line.
+Exit codes: 0 on success; 1 when a model or an input can not be used (stderr says why); 2 for a wrong command line.
 """
 
 import json
@@ -25,7 +25,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Load, run, train and save any Transformer checkpoint."""
 
@@ -35,11 +37,15 @@ def run(
     task: Annotated[str, typer.Argument(help="A task, such as sentiment-analysis.")],
     text: Annotated[list[str] | None, typer.Argument(help="The texts; - reads one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
-    model: Annotated[str | None, typer.Option(help="A folder or a name on the Hub; pellucid/sentiment comes with the package.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or a name on the Hub; pellucid/sentiment comes with the package.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where to run: cpu, cuda:0, ...")] = None,
     top_k: Annotated[int | None, typer.Option(help="How many answers a text.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value a text.")] = False,
-    trace: Annotated[bool, typer.Option("--trace", help="Show the three steps: tokens and ids, logits, answers.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show the three steps: tokens and ids, logits, answers.")
+    ] = False,
 ) -> None:
     """Run a task on texts and print one answer a line: label, score and, for several texts, the text."""
     if (text is None) == (file is None):

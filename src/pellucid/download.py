@@ -1,7 +1,7 @@
 """The Hub as a source of files: what a repository holds, and its bytes, hashed while they arrive.
 
-The address, the token and the time limits come from the environment variables that other libraries use too. Every failure
-is told by its cause, with what to do about it.
+The address, the token and the time limits come from the environment variables that other libraries use too. Every
+failure is told by its cause, with what to do about it.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from .errors import (
     MissingFileError,
     NotFoundError,
     OfflineError,
-    did_you_mean,
 )
 from .folder import nearest_sibling, try_lock
 
@@ -50,6 +49,7 @@ class Remote:
     digest: str  # its sha256, or the sha1 of a git blob, which counts a header
 
     def new_hash(self) -> "hashlib._Hash":
+        """Return the hash of no content yet, of the kind that was promised."""
         if len(self.digest) == 64:
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
@@ -58,16 +58,17 @@ class Remote:
 class Hub:
     """One repository on the Hub: what it holds, and its bytes; every failure told by its cause."""
 
-    def __init__(self, repository: str, options: HubOptions):
+    def __init__(self, repository: str, *, revision: str = "main", token: str | bool | None = None):
         from huggingface_hub import get_token
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
         from huggingface_hub.utils import get_session
 
-        self.repository, self.options, self.endpoint = repository, options, endpoint_address()
+        self.repository, self.revision = repository, revision
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self.session = get_session()
-        self.network_error = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or httpx2, by the version installed
-        self.stop = threading.Event()
-        token = options.token
+        http_error: Any = HfHubHTTPError.__bases__[0]  # that of httpx or httpx2, by the version of huggingface_hub
+        self.network_errors: tuple[type[Exception], ...] = (http_error, OfflineModeIsEnabled)
+        self.stop = threading.Event()  # set to end what other threads are fetching
         if token is None and os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
             token = False
         self.token = get_token() if token is None or token is True else token
@@ -75,10 +76,11 @@ class Hub:
         if self.token:
             self.headers["authorization"] = f"Bearer {self.token}"
 
-    def listing(self, revision: str) -> tuple[str, dict[str, Remote]]:
+    def listing(self, revision: str | None = None) -> tuple[str, dict[str, Remote]]:
         """Return the commit that a revision is, and its files by path."""
-        url = f"{self.endpoint}/api/models/{self.repository}/revision/{quote(revision, safe='')}?blobs=true"
-        timeout, body = _seconds("HF_HUB_ETAG_TIMEOUT"), bytearray()
+        asked = quote(revision or self.revision, safe="")
+        url = f"{self.endpoint}/api/models/{self.repository}/revision/{asked}?blobs=true"
+        timeout, body = seconds("HF_HUB_ETAG_TIMEOUT"), bytearray()
         try:
             with self.get(url, timeout=timeout) as response:
                 for piece in response.iter_bytes():
@@ -87,7 +89,7 @@ class Hub:
                         raise HubError(
                             f"{self.endpoint} lists more than {LISTING_LIMIT:,} bytes for {self.repository}."
                         )
-        except self.network_error as error:
+        except self.network_errors as error:
             raise self._unreachable(error) from error
         try:
             answer = json.loads(body)
@@ -104,10 +106,18 @@ class Hub:
             ) from error
         return commit, files
 
-    def fetch(self, remote: Remote, commit: str, blob: Path, progress: Any) -> None:
-        """Bring a file to `blob`, going on where an earlier download of any process ended."""
+    def fetch(self, remote: Remote, commit: str, blob: Path, *, again: bool, arrived: Callable[[int], Any]) -> None:
+        """Bring a file to `blob`, going on where an earlier download of any process ended.
+
+        Args:
+            remote: the file.
+            commit: the commit it is taken from.
+            blob: where it goes, once it is whole and has the hash that was promised.
+            again: whether to fetch it also when `blob` exists.
+            arrived: called with the number of bytes that arrived.
+        """
         partial = blob.with_name(f"{blob.name}.pellucid")
-        while not self.stop.is_set() and (self.options.force_download or not blob.exists()):
+        while not self.stop.is_set() and (again or not blob.exists()):
             with open(partial, "a+b") as file:
                 while not try_lock(file.fileno()):  # another process is fetching it
                     if self.stop.wait(0.1):
@@ -116,7 +126,7 @@ class Hub:
                     if not os.path.samestat(os.fstat(file.fileno()), os.stat(partial)):
                         continue
                     try:
-                        if self._receive(remote, commit, file, progress):
+                        if self._receive(remote, commit, file, arrived):
                             file.flush()
                             os.fsync(file.fileno())
                             os.replace(partial, blob)
@@ -125,7 +135,7 @@ class Hub:
                         partial.unlink()
                         raise
 
-    def _receive(self, remote: Remote, commit: str, file: BinaryIO, progress: Any) -> bool:
+    def _receive(self, remote: Remote, commit: str, file: BinaryIO, arrived: Callable[[int], Any]) -> bool:
         """Complete a file and check its hash; return False if it has to be begun again."""
         digest, received = remote.new_hash(), 0
         file.seek(0)
@@ -133,7 +143,7 @@ class Hub:
             digest.update(piece)
             received += len(piece)
         resumed = best = received
-        failures, cause, timeout = 0, None, _seconds("HF_HUB_DOWNLOAD_TIMEOUT")
+        failures, cause, timeout = 0, None, seconds("HF_HUB_DOWNLOAD_TIMEOUT")
         url = f"{self.endpoint}/{self.repository}/resolve/{commit}/{quote(remote.path)}"
         while received < remote.size:
             try:
@@ -142,15 +152,17 @@ class Hub:
                         file.truncate(0)
                         digest, received = remote.new_hash(), 0
                     for piece in response.iter_bytes() if response.status_code != 416 else ():
-                        if self.stop.is_set():
-                            return False
+                        if self.stop.is_set() or received > remote.size:
+                            break
                         file.write(piece)
                         digest.update(piece)
                         received += len(piece)
-                        progress.update(len(piece))
+                        arrived(len(piece))
                 cause = None
-            except self.network_error as error:
+            except self.network_errors as error:
                 cause = error
+            if self.stop.is_set():
+                return False
             failures = 0 if received > best else failures + 1
             best = max(best, received)
             if received < remote.size and failures > len(RETRY_SECONDS):
@@ -165,16 +177,6 @@ class Hub:
         raise DamagedDownloadError(
             f"{remote.path} of {self.repository!r} came with {received:,} bytes and the hash {digest.hexdigest()}. "
             f"Promised were {remote.size:,} and {remote.digest}. Nothing of it was kept; try again."
-        )
-
-    def lacks(self, name: str, files: Iterable[str]) -> NoReturn:
-        """Raise for a file that the repository does not have."""
-        found = sorted(files)
-        folder = f" in {self.options.subfolder!r}" if self.options.subfolder else ""
-        listed = ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
-        raise MissingFileError(
-            f"{self.repository!r} on {self.endpoint} has no file {name!r}{folder}{did_you_mean(name, found) or '.'} "
-            f"Its files: {listed or 'none'}."
         )
 
     def _give_up(self, remote: Remote, received: int, cause: Exception | None) -> NoReturn:
@@ -234,7 +236,7 @@ class Hub:
                 f"and pass the token of an account that has access{yet}."
             )
         if code == "RevisionNotFound":
-            raise NotFoundError(f"{what} has no revision {self.options.revision!r}. Leave it out for 'main'.")
+            raise NotFoundError(f"{what} has no revision {self.revision!r}. Leave it out for 'main'.")
         if code == "EntryNotFound":
             raise MissingFileError(f"{what} lists the file {response.url} but has it no more. Try again.")
         if status == 401 and self.token and code != "RepoNotFound":
@@ -252,11 +254,7 @@ class Hub:
         raise HubError(f"{self.endpoint} answered {status} ({said or code or 'no reason given'}) about {what}.")
 
 
-def endpoint_address() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def _seconds(variable: str) -> float:
+def seconds(variable: str) -> float:
     """Return how long to wait for an answer: what the environment says, or ten seconds."""
     text = os.environ.get(variable) or "10"
     with suppress(ValueError):

@@ -5,12 +5,10 @@ two versions nor pull a file away. `rewrite` replaces a directory so that a read
 files or the new ones.
 """
 
-import ctypes
 import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -351,7 +349,7 @@ def _stage(target: Path) -> tuple[Path, int]:
         _sweep(target, inside, target)
         if target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK):
             place, prefix = target, inside
-    staging = place / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+    staging = place / f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
     staging.mkdir()
     try:
         lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
@@ -482,7 +480,7 @@ def _take_place(staging: Path, target: Path, replaces: Callable[[str], bool]) ->
 
 def _move_in(staging: Path, target: Path, replaces: Callable[[str], bool]) -> None:
     """Rename the staged files into `target` one by one, config.json first out and last in."""
-    aside = target / f".pellucid-{os.getpid()}-{secrets.token_hex(4)}.old"
+    aside = target / f".pellucid-{os.getpid()}-{os.urandom(4).hex()}.old"
     written = sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name == "config.json"))
     old = [name for name in os.listdir(target) if name in written or (replaces(name) and (target / name).is_file())]
     aside.mkdir()
@@ -517,6 +515,8 @@ def _carry(old: Path, new: Path, replaces: Callable[[str], bool]) -> None:
 
 def _exchange(staging: Path, target: Path) -> None:
     """Exchange two directories, by one system call where there is one."""
+    import ctypes
+
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):

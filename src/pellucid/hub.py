@@ -6,22 +6,21 @@ holds, fetches only what is wanted, hashes every byte while it arrives, and file
 
 import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from .download import WITHOUT_NETWORK, Hub, Remote, folder_hint, is_commit
 from .errors import (
     ArgumentError,
     HubError,
     InputError,
+    MissingFileError,
     NotFoundError,
     OfflineError,
     PellucidError,
@@ -269,7 +268,7 @@ class _Cached:
         """Let a downloaded file appear under its name."""
         pointer = self.snapshot / name
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pointer.with_name(f".{secrets.token_hex(8)}")
+        temporary = pointer.with_name(f".{os.urandom(8).hex()}")
         try:
             temporary.symlink_to(os.path.relpath(self.blob(digest), pointer.parent))
         except OSError:  # a file system without links
@@ -282,7 +281,7 @@ class _Cached:
         ref = self.root / "refs" / self.revision
         for path in marks if self.revision == self.commit else [ref, *marks]:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{secrets.token_hex(8)}")
+            temporary = path.with_name(f".{os.urandom(8).hex()}")
             temporary.write_text(str(self.commit) if path is ref else "", encoding="ascii")
             os.replace(temporary, path)
 
@@ -316,7 +315,7 @@ def shards_of(index: dict[str, Any], name: str) -> list[str]:
     return sorted(shards)
 
 
-# --- downloads ---------------------------------------------------------------------------------------------------------
+# --- downloads --------------------------------------------------------------------------------------------------------
 
 
 def _download(name: str, options: HubOptions, want: Want) -> Folder:
@@ -329,18 +328,19 @@ def _download(name: str, options: HubOptions, want: Want) -> Folder:
         )
     spellings = [name, *_other_spellings(name)]
     repository = max(spellings, key=lambda spelling: spelling.count("/"))
-    hub = Hub(repository, options)
+    hub = Hub(repository, revision=options.revision, token=options.token)
     commit, files = _resolve(hub, spellings, options)
     cached = _Cached(repository, options, commit)
     prefix = f"{options.subfolder}/" if options.subfolder else ""
     here = {path.removeprefix(prefix): file for path, file in files.items() if path.startswith(prefix)}
     try:
         chosen = _choose(hub, here, want)
-        _fetch(hub, cached, chosen)
+        _fetch(hub, cached, chosen, again=options.force_download)
         for index in [index for _, index in WEIGHTS if want == "weights" and index in chosen]:
             with Folder(cached.snapshot) as folder:
                 shards = shards_of(folder.read_json(index), index)
-            _fetch(hub, cached, {shard: here[shard] if shard in here else hub.lacks(shard, here) for shard in shards})
+            wanted = {shard: here.get(shard) or _refuse_missing(hub, shard, here) for shard in shards}
+            _fetch(hub, cached, wanted, again=options.force_download)
         cached.note(absent=[name for name in ASKED_FOR if want == "tokenizer" and name not in here])
     except PellucidError:
         raise
@@ -359,7 +359,7 @@ def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, 
         if cached.commit:
             with suppress(NotFoundError):  # a commit that was rewritten since
                 return hub.listing(cached.commit)
-    return hub.listing(options.revision)
+    return hub.listing()
 
 
 def _choose(hub: Hub, here: dict[str, Remote], want: Want) -> dict[str, Remote]:
@@ -367,31 +367,45 @@ def _choose(hub: Hub, here: dict[str, Remote], want: Want) -> dict[str, Remote]:
     patterns = {"config": CONFIG_FILES, "tokenizer": TOKENIZER_FILES, "weights": WEIGHT_FILES}[want]
     if want == "weights":
         pairs = [name for pair in WEIGHTS for name in pair if name in here]
-        patterns = (*patterns, *(pairs[:1] or hub.lacks("model.safetensors", here)))
+        patterns = (*patterns, *(pairs[:1] or _refuse_missing(hub, "model.safetensors", here)))
     names = [
         name for pattern in patterns for name in here if fnmatchcase(name, pattern) and not re.search(r"[/\\\0]", name)
     ]
     if want != "tokenizer" and "config.json" not in names:
-        hub.lacks("config.json", here)
+        _refuse_missing(hub, "config.json", here)
     if not any(fnmatchcase(name, pattern) for name in names for pattern in VOCABULARIES) and want == "tokenizer":
-        hub.lacks("tokenizer.json", here)
+        _refuse_missing(hub, "tokenizer.json", here)
     return {name: here[name] for name in names}
 
 
-def _fetch(hub: Hub, cached: _Cached, files: dict[str, Remote]) -> None:
+def _refuse_missing(hub: Hub, name: str, here: dict[str, Remote]) -> NoReturn:
+    found = sorted(here)
+    listed = ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
+    raise MissingFileError(
+        f"{hub.repository!r} on {hub.endpoint} has no file {name!r}{did_you_mean(name, found) or '.'} "
+        f"The files there: {listed or 'none'}."
+    )
+
+
+def _fetch(hub: Hub, cached: _Cached, files: dict[str, Remote], *, again: bool) -> None:
     """Download files side by side and, when all of them are here, let them appear in the cache."""
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
     from tqdm import tqdm
 
     (cached.root / "blobs").mkdir(parents=True, exist_ok=True)
-    missing = {name: file for name, file in files.items() if hub.options.force_download or not cached.has(name)}
+    missing = {name: file for name, file in files.items() if again or not cached.has(name)}
     quiet = not sys.stderr.isatty() or bool(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"))
     size = sum(file.size for file in missing.values())
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=hub.repository, delay=2, leave=False, disable=quiet)
     with bar, ThreadPoolExecutor(CONNECTIONS) as pool:
-        tasks = [
-            pool.submit(hub.fetch, file, str(cached.commit), cached.blob(file.digest), bar) for file in missing.values()
-        ]
         try:
+            tasks = [
+                pool.submit(
+                    hub.fetch, file, str(cached.commit), cached.blob(file.digest), again=again, arrived=bar.update
+                )
+                for file in missing.values()
+            ]
             for task in as_completed(tasks):
                 task.result()
         except BaseException:
@@ -437,7 +451,7 @@ def push(
 
     Folder(folder_path).close()
     _check_name(repo_id)
-    hub = Hub(repo_id, HubOptions(revision=revision or "main", token=token))
+    hub = Hub(repo_id, revision=revision or "main", token=token)
     api = HfApi(endpoint=hub.endpoint, token=hub.token or False, library_name="pellucid")
     try:
         with _silent():
@@ -446,7 +460,7 @@ def push(
                 api.create_branch(repository, branch=revision, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repository,
-                folder_path=folder_path,
+                folder_path=os.fspath(folder_path),
                 commit_message=commit_message or "Upload with Pellucid",
                 revision=revision,
                 create_pr=create_pr,
@@ -454,7 +468,7 @@ def push(
             )
     except HfHubHTTPError as error:
         hub.refuse(error.response)
-    except hub.network_error as error:
+    except hub.network_errors as error:
         raise OfflineError(
             f"{hub.endpoint} does not answer ({type(error).__name__}: {error}). Check the network."
         ) from error

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .errors import ConfigError, WeightsError, did_you_mean
-from .weights import Checkpoint
+from .weights import Checkpoint, same_bits
 
 if TYPE_CHECKING:
     from .model import Model
@@ -45,10 +45,20 @@ def check_depth(config: Config, tensors: int) -> None:
     """
     for name in config.fields():
         if name.endswith("layers") and isinstance(value := getattr(config, name), int) and value > 4 * tensors:
-            raise ConfigError(f"{name} is {value}, but the checkpoint holds {tensors} tensors; config and weights do not belong together.")
+            raise ConfigError(
+                f"{name} is {value}, but the checkpoint holds {tensors} tensors; config and weights do not belong together."
+            )
 
 
-def load(model: "Model", checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, new_head: bool, reshape_head: bool) -> LoadReport:
+def load(
+    model: "Model",
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    new_head: bool,
+    reshape_head: bool,
+) -> LoadReport:
     """Give a model built on the meta device the checkpoint's values.
 
     Args:
@@ -66,6 +76,9 @@ def load(model: "Model", checkpoint: Checkpoint, *, dtype: torch.dtype, device: 
     expected = dict(model.named_parameters(remove_duplicate=False))
     found, ignored = _assign_names(model, checkpoint)
     tied = model.tied if model.config.tie_word_embeddings else {}
+    for name, source in tied.items():
+        if name in found and source in expected and source not in found:  # stored once, under the other name
+            found[source] = found.pop(name)
     shapes = {name: f"file {list(checkpoint.tensors[stored].shape)}, model {list(expected[name].shape)}"
               for name, stored in found.items() if checkpoint.tensors[stored].shape != tuple(expected[name].shape)}  # fmt: skip
     inexact = {name: str(checkpoint.tensors[stored].dtype) for name, stored in found.items()
@@ -80,7 +93,9 @@ def load(model: "Model", checkpoint: Checkpoint, *, dtype: torch.dtype, device: 
         "not floating point": [f"{n} ({kind})" for n, kind in inexact.items()],
     }
     if any(faults.values()):
-        raise WeightsError(_explain(model, checkpoint, faults, set(missing) <= set(head_missing), set(shapes) <= set(head_shapes)))
+        raise WeightsError(
+            _explain(model, checkpoint, faults, set(missing) <= set(head_missing), set(shapes) <= set(head_shapes))
+        )
     _check_ties(model, checkpoint, found, tied)
     new = [*head_missing, *head_shapes]
     sources = {name: stored for name, stored in found.items() if name not in new and name not in tied}
@@ -148,7 +163,9 @@ def _drop_absent_parts(model: "Model", checkpoint: Checkpoint) -> None:
 # --- explaining -------------------------------------------------------------------------------------------------------
 
 
-def _explain(model: "Model", checkpoint: Checkpoint, faults: dict[str, list[str]], only_head: bool, only_head_shapes: bool) -> str:
+def _explain(
+    model: "Model", checkpoint: Checkpoint, faults: dict[str, list[str]], only_head: bool, only_head_shapes: bool
+) -> str:
     lines = [f"The weights in {checkpoint.folder.path} do not fit {type(model).__name__}."]
     for kind, names in faults.items():
         if names:
@@ -158,10 +175,14 @@ def _explain(model: "Model", checkpoint: Checkpoint, faults: dict[str, list[str]
     if missing and extra and (hint := did_you_mean(missing[0], extra)):
         lines.append(f"  For {missing[0]}{hint}")
     has = ", ".join(model.config.architectures or []) or "another architecture or size"
-    if missing and only_head:
+    if missing and set(missing) <= set(model.tied):
+        lines.append("  The checkpoint stores what is tied once: leave tie_word_embeddings at true.")
+    elif missing and only_head:
         lines.append("  To train a new head on this encoder, say so: num_labels=..., or ignore_mismatched_sizes=True.")
     elif faults["of another shape"] and only_head_shapes and not missing and not extra:
-        lines.append("  To train a new head of the config's size, pass ignore_mismatched_sizes=True; else correct num_labels or id2label.")
+        lines.append(
+            "  To train a new head of the config's size, pass ignore_mismatched_sizes=True; else correct num_labels or id2label."
+        )
     else:
         lines.append(f"  Its config.json says {has}: load it with that class, or fetch the matching weights.")
     return "\n".join(lines)
@@ -170,22 +191,30 @@ def _explain(model: "Model", checkpoint: Checkpoint, faults: dict[str, list[str]
 def _check_ties(model: "Model", checkpoint: Checkpoint, found: dict[str, str], tied: dict[str, str]) -> None:
     """Refuse a checkpoint whose tied tensors differ, since one of them would be lost."""
     for name, source in tied.items():
-        if name in found and source in found and found[name] != found[source]:
-            stored, origin = checkpoint.tensors[found[name]], checkpoint.tensors[found[source]]
-            if stored.shape != origin.shape or not torch.equal(checkpoint.load(found[name]), checkpoint.load(found[source])):
-                raise WeightsError(
-                    f"{checkpoint.folder.path}: {found[name]} and {found[source]} differ, but the config ties them; "
-                    "pass tie_word_embeddings=False to keep both."
-                )
+        if name not in found or source not in found:
+            continue
+        if not same_bits(checkpoint.load(found[name]), checkpoint.load(found[source])):
+            raise WeightsError(
+                f"{checkpoint.folder.path}: {found[name]} and {found[source]} differ, but the config ties them; "
+                "pass tie_word_embeddings=False to keep both."
+            )
 
 
 # --- filling ----------------------------------------------------------------------------------------------------------
 
 
 def _fill(
-    model: "Model", checkpoint: Checkpoint, sources: dict[str, str], new: list[str], tied: dict[str, str], dtype: torch.dtype, device: torch.device
+    model: "Model",
+    checkpoint: Checkpoint,
+    sources: dict[str, str],
+    new: list[str],
+    tied: dict[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
-    sizes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False) if name not in tied}
+    sizes = {
+        name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False) if name not in tied
+    }
     check_memory(sum(prod(shape) for shape in sizes.values()) * dtype.itemsize, str(checkpoint.folder.path))
     values: dict[str, Tensor] = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in sizes.items()}
     checkpoint.read({stored: values[name] for name, stored in sources.items()})

@@ -100,7 +100,7 @@ class Model(nn.Module):
 
     def _recorded(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> ModelOutput:
         backbone = getattr(self, self.prefix, self)
-        with record(backbone.get_submodule(backbone.layers), attentions=attentions) as seen:
+        with record(backbone.get_submodule(backbone.layers).children(), attentions=attentions) as seen:
             output = super().__call__(*args, **inputs)
         output.hidden_states = tuple(seen.hidden_states) if hidden else None
         output.attentions = tuple(seen.attentions) if attentions else None

@@ -1,6 +1,6 @@
 """Hidden states and attention weights, taken from outside by hooks while a model runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ def recording() -> bool:
 
 
 @contextmanager
-def record(layers: nn.ModuleList, *, attentions: bool) -> Iterator[Recording]:
+def record(layers: Iterable[nn.Module], *, attentions: bool) -> Iterator[Recording]:
     """Record what passes through a stack of layers. Other threads may use the same model meanwhile; they are not seen."""
     seen = Recording()
 

@@ -11,6 +11,8 @@ Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabula
 with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from ..config import Config
 from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, PreTraining, Spans
+
+Given = TypeVar("Given")
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -84,6 +88,11 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
     length = logits.shape[1]
     return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
+
+
+def flatten_choices(x: Given) -> Given:
+    """(B, C, T, ...) to (B * C, T, ...): each choice a text of its own. What is no tensor stays."""
+    return x.flatten(0, 1) if isinstance(x, Tensor) else x
 
 
 class BertEmbeddings(nn.Module):
@@ -416,10 +425,10 @@ class BertForMultipleChoice(BertPreTrainedModel):
         """Score the choices: (B, C, T) inputs give (B, C) logits, (C, T) or packed ones (1, C); `labels`: (B,), the right ones."""
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         nested = tokens.dim() == (3 if inputs_embeds is None else 4)
-        input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = (
-            x.flatten(0, 1) if nested and isinstance(x, Tensor) else x
-            for x in (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        )
+        if nested:
+            input_ids, inputs_embeds = flatten_choices(input_ids), flatten_choices(inputs_embeds)
+            attention_mask, token_type_ids = flatten_choices(attention_mask), flatten_choices(token_type_ids)
+            position_ids = flatten_choices(position_ids)
         pooled = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).pooler_output
         logits = self.classifier(self.dropout(pooled)).view(tokens.shape[0] if nested else 1, -1)  # (B, C)
         return Logits(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)

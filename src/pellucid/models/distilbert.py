@@ -11,6 +11,8 @@ Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabula
 with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from ..config import Config
 from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, Spans
+
+Given = TypeVar("Given")
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -96,6 +100,12 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
     length = logits.shape[1]
     return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
+
+
+# twin: bert.flatten_choices
+def flatten_choices(x: Given) -> Given:
+    """(B, C, T, ...) to (B * C, T, ...): each choice a text of its own. What is no tensor stays."""
+    return x.flatten(0, 1) if isinstance(x, Tensor) else x
 
 
 def sinusoids(rows: int, dim: int) -> Tensor:
@@ -306,10 +316,10 @@ class DistilBertForMultipleChoice(DistilBertPreTrainedModel):
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         nested = tokens.dim() == (3 if inputs_embeds is None else 4)
         questions = tokens.shape[0] if nested else 1
-        tokens, input_ids, attention_mask, position_ids, inputs_embeds = (
-            x.flatten(0, 1) if nested and isinstance(x, Tensor) else x
-            for x in (tokens, input_ids, attention_mask, position_ids, inputs_embeds)
-        )
+        if nested:
+            tokens, attention_mask = flatten_choices(tokens), flatten_choices(attention_mask)
+            input_ids, inputs_embeds = flatten_choices(input_ids), flatten_choices(inputs_embeds)
+            position_ids = flatten_choices(position_ids)
         layout = Layout.of(tokens, attention_mask)
         x = self.distilbert(input_ids, layout, position_ids, inputs_embeds).last_hidden_state
         x = self.dropout(F.relu(self.pre_classifier(layout.first(x))))

@@ -83,7 +83,9 @@ def pipeline(
         model = found.checkpoint
     if tokenizer is None:
         if isinstance(model, Model):
-            raise InputError("A loaded model comes without its tokenizer; write pipeline(task, model=model, tokenizer=tokenizer).")
+            raise InputError(
+                "A loaded model comes without its tokenizer; write pipeline(task, model=model, tokenizer=tokenizer)."
+            )
         tokenizer = model
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **hub_options)
@@ -108,7 +110,9 @@ def find_task(task: str) -> Task:
     name = ALIASES.get(task, task)
     if name not in TASKS:
         names = [*TASKS, *ALIASES]
-        raise InputError(f"There is no task {task!r}{did_you_mean(task, names)}. There are: {', '.join(sorted(names))}.")
+        raise InputError(
+            f"There is no task {task!r}{did_you_mean(task, names)}. There are: {', '.join(sorted(names))}."
+        )
     return TASKS[name]
 
 
@@ -135,4 +139,6 @@ def task_of(model: Any, config: Any, hub: Any) -> str:
     for name, task in TASKS.items():
         if any(cls.endswith(suffix) for cls in classes for suffix in getattr(auto, task.auto).suffixes):
             return name
-    raise ConfigError(f"{model} is a {', '.join(classes) or 'model of unknown class'}, which no task runs; name the task.")
+    raise ConfigError(
+        f"{model} is a {', '.join(classes) or 'model of unknown class'}, which no task runs; name the task."
+    )

@@ -20,7 +20,7 @@ Piece = dict[str, list[int]]  # one text's tokens: input_ids, and what else the 
 
 
 class Pipeline:
-    """The base of every task: `preprocess` a text to pieces of tokens, `forward` pieces to logits, `postprocess` to an answer.
+    """The base of every task: `preprocess` text to tokens, `forward` tokens to logits, `postprocess` them to an answer.
 
     A pipeline holds no state between calls; threads may share it.
 
@@ -32,7 +32,9 @@ class Pipeline:
 
     task: ClassVar[str] = ""
     options: ClassVar[dict[str, Any]] = {}  # the task's options and their defaults
-    ignored: ClassVar[frozenset[str]] = frozenset({"num_workers", "padding", "framework"})  # the original's; nothing to choose here
+    ignored: ClassVar[frozenset[str]] = frozenset(
+        {"num_workers", "padding", "framework"}
+    )  # the original's; nothing to choose here
 
     def __init__(self, model: Model, tokenizer: Tokenizer, **options: Any):
         self.model = model
@@ -48,7 +50,7 @@ class Pipeline:
     def forward(self, pieces: list[Piece]) -> ModelOutput:
         """Run the model on pieces laid one after the other, without padding: one row of the result a piece."""
         device = self.model.device
-        inputs = {
+        inputs: dict[str, Any] = {
             name: torch.tensor(list(chain.from_iterable(piece[name] for piece in pieces)), device=device)[None]
             for name in pieces[0]
             if name in self.model.accepts and name != "attention_mask"
@@ -67,8 +69,8 @@ class Pipeline:
         """Answer one input, a list of them, or, lazily, any iterable of them.
 
         Args:
-            inputs: one input; a list or tuple, which gives a list; a generator, dataset or other iterable, which gives an
-                iterator in the same order.
+            inputs: one input; a list or tuple, which gives a list; a generator, dataset or other iterable, which gives
+                an iterator in the same order.
             options: of the task; `batch_size` fixes the number of pieces a batch, which is otherwise chosen by length.
 
         Raises:
@@ -102,7 +104,9 @@ class Pipeline:
             InputError: saying what and where it is.
         """
         if not self.is_one(item):
-            raise InputError(f"{where[0].upper()}{where[1:]} is a {type(item).__name__} ({item!r:.60}); expected a text (str).")
+            raise InputError(
+                f"{where[0].upper()}{where[1:]} is a {type(item).__name__} ({item!r:.60}); expected a text (str)."
+            )
 
     def trace(self, inputs: Any, **options: Any) -> Trace:
         """Show the three steps for one input or a list: tokens and ids, hidden states and logits, and the answers."""
@@ -156,7 +160,9 @@ class Pipeline:
             return list(zip(batch, self.rows(self.forward(batch)), strict=True))
 
         group: list[tuple[Piece, Tensor]] = []
-        for done in run_in_batches(pieces(), run, length=lambda p: len(p["input_ids"]), batch_size=settings["batch_size"]):
+        for done in run_in_batches(
+            pieces(), run, length=lambda p: len(p["input_ids"]), batch_size=settings["batch_size"]
+        ):
             group.append(done)
             if len(group) == sizes[0]:
                 sizes.pop(0)
@@ -169,7 +175,9 @@ class Pipeline:
         settings = defaults | {name: value for name, value in given.items() if name not in self.ignored}
         size = settings["batch_size"]
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise InputError(f"batch_size is {size!r}; expected a whole number of at least 1, or None to choose by length.")
+            raise InputError(
+                f"batch_size is {size!r}; expected a whole number of at least 1, or None to choose by length."
+            )
         return settings
 
     @property

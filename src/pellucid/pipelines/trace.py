@@ -39,7 +39,9 @@ class Trace:
         """The shapes of the last hidden state and of every part of the result."""
         hidden = self.output.hidden_states or ()
         shapes = {"hidden states": tuple(hidden[-1].shape)} if hidden else {}
-        return shapes | {name.replace("_", " "): tuple(part.shape) for name, part in self.output.items() if isinstance(part, Tensor)}
+        return shapes | {
+            name.replace("_", " "): tuple(part.shape) for name, part in self.output.items() if isinstance(part, Tensor)
+        }
 
     def __str__(self) -> str:
         return "\n".join(line.rstrip() for line in self._lines())
@@ -73,7 +75,10 @@ class Trace:
         """Lay tokens, ids and mask of one piece under each other, wrapped."""
         names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in self.inputs]
         columns = [self.tokens[piece]] + [[str(x) for x in self.inputs[name][piece].tolist()] for name in names]
-        heads = ["tokens", *(name.removeprefix("input_").removeprefix("attention_").replace("_", " ") for name in names)]
+        heads = [
+            "tokens",
+            *(name.removeprefix("input_").removeprefix("attention_").replace("_", " ") for name in names),
+        ]
         wide = [max(len(cell) for cell in column) for column in zip(*columns, strict=True)]
         lines: list[str] = []
         start = 0

@@ -11,8 +11,7 @@ __all__ = ["AutoTokenizer", "BatchEncoding", "CharSpan", "TokenSpan", "Tokenizer
 
 def __getattr__(name: str) -> Any:
     """Resolve class names such as `BertTokenizer`; pickles of tokenizers find their class this way."""
-    from .families import find_family
-
-    if find_family(name) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return tokenizer_class(name)
+    found = tokenizer_class(name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.")
+    return found

@@ -1,10 +1,11 @@
 """The Rust tokenizer behind a `Tokenizer`, made safe to share between threads."""
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Encoding
+from tokenizers import AddedToken, Encoding, Regex, decoders
 from tokenizers import Tokenizer as RustTokenizer
 
 from pellucid.errors import InputError, TokenizerError
@@ -48,6 +49,11 @@ class Engine:
         _quiet_forks()
         rust.no_truncation()
         rust.no_padding()
+        suffix = getattr(rust.model, "end_of_word_suffix", None)
+        if suffix and isinstance(rust.decoder, decoders.ByteLevel):  # CLIP's files leave out that this is a space
+            last = Regex(re.escape(suffix) + r"\z")
+            steps = [rust.decoder, decoders.Replace(last, ""), decoders.Replace(suffix, " ")]
+            rust.decoder = decoders.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
         self.rust = rust
         self._copies: dict[tuple[Truncation | None, Padding | None], RustTokenizer] = {(None, None): rust}
 
@@ -108,14 +114,17 @@ class Engine:
 
         Raises:
             InputError: if an id is not in the vocabulary.
+            TokenizerError: if the tokenizer itself fails.
         """
         try:
-            if None not in map(self.rust.id_to_token, set(ids)):
-                return self.rust.decode(ids, skip_special_tokens)
-        except (OverflowError, TypeError):
-            pass
-        self.refuse_ids(ids)
-        raise TokenizerError("the ids could not be decoded.")
+            if None in map(self.rust.id_to_token, set(ids)):
+                raise ValueError("an id has no token")
+            return self.rust.decode(ids, skip_special_tokens)
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
+            self.refuse_ids(ids)
+            raise TokenizerError(f"the tokenizer failed on these ids: {error}.") from error
 
     def refuse_ids(self, ids: Iterable[Any]) -> None:
         """Raise for the first id that is not in the vocabulary; return if all are.
@@ -125,7 +134,7 @@ class Engine:
         """
         size = self.rust.get_vocab_size()
         for index, id in enumerate(ids):
-            if not isinstance(id, int):
+            if not hasattr(id, "__index__"):
                 raise InputError(f"item {index} of the ids is {id!r} ({type(id).__name__}), expected an integer.")
             if not 0 <= id < 2**32 or self.rust.id_to_token(id) is None:
                 hint = (

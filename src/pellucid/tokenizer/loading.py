@@ -11,16 +11,19 @@ from tokenizers import Tokenizer as RustTokenizer
 from pellucid.errors import ArgumentError, TokenizerError, refuse_unknown
 from pellucid.folder import Folder, rewrite
 
-from . import wordpiece
+from . import byte_level, sentencepiece, tiktoken, wordpiece
 from .engine import Engine
-from .families import Family, class_of_model, find_family, template
+from .families import Family, class_of_model, find_family, frame
 from .special_tokens import NAMES, as_added_token
 from .tokenizer import SETTINGS, Tokenizer
 
 T = TypeVar("T", bound=Tokenizer)
 
-BUILDERS: dict[str, Callable[[Folder, dict[str, Any], Family], RustTokenizer]] = {
+_BUILDERS: dict[str, Callable[[Folder, dict[str, Any], Family], RustTokenizer]] = {
     "wordpiece": wordpiece.build,
+    "byte_level": byte_level.build,
+    "sentencepiece": sentencepiece.build,
+    "tiktoken": tiktoken.build,
 }
 _BUILD_SETTINGS = (
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "add_bos_token", "add_eos_token"),
@@ -58,17 +61,11 @@ class AutoTokenizer:
         return load(Tokenizer, name_or_path, options)
 
 
-def tokenizer_class(name: str) -> type[Tokenizer]:
-    """Return the class of a name such as "BertTokenizer" or "GPT2TokenizerFast".
-
-    Raises:
-        TokenizerError: if no such class is known.
-    """
+def tokenizer_class(name: str) -> type[Tokenizer] | None:
+    """Return the class of a name such as "BertTokenizer" or "GPT2TokenizerFast"; None if there is none."""
     family = find_family(name)
-    if family is None:
-        raise TokenizerError(f"there is no tokenizer class {name!r}. With a tokenizer.json, AutoTokenizer needs none.")
-    if name == "Tokenizer":
-        return Tokenizer
+    if family is None or name == "Tokenizer":
+        return None if family is None else Tokenizer
     if name not in _classes:
         doc = f"A `Tokenizer` with the habits of {name}."
         _classes[name] = type(name, (Tokenizer,), {"family": family, "__doc__": doc, "__module__": __package__})
@@ -103,35 +100,24 @@ def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_ty
     Raises:
         TokenizerError: if the files are broken, or of a kind that is not implemented.
     """
-    read = {**_read_settings(folder), **given}
+    settings = {**_read_settings(folder), **given}
     if cls is Tokenizer:
-        cls = _class_of(folder, read, model_type)  # pyright: ignore[reportAssignmentType]
+        cls = _class_of(folder, settings, model_type)  # pyright: ignore[reportAssignmentType]
+    family = cls.family
     if "tokenizer.json" in folder:
-        engine = Engine.from_json(folder.read_bytes("tokenizer.json"), str(folder.path / "tokenizer.json"))
-        _override(engine.rust, given, read, cls.family, str(folder.path / "tokenizer.json"))
+        origin = str(folder.path / "tokenizer.json")
+        engine = Engine.from_json(folder.read_bytes("tokenizer.json"), origin)
+        _override(engine.rust, given, origin)
+        engine = _with_added_tokens(engine, folder, settings)
+        if "add_bos_token" in given or "add_eos_token" in given:
+            frame(engine.rust, family, {**_plain(family.special), **_plain(settings)}, origin)
     else:
-        build = BUILDERS.get(cls.family.format or "")
-        if build is None:
-            raise TokenizerError(
-                f"{folder.path} has no tokenizer.json, and {_named(read)} can not be built from other files. "
-                f"Its files: {', '.join(folder.names())}. If you know the class, load with it: "
-                "pellucid.BertTokenizer.from_pretrained and the like."
-            )
-        engine = Engine(build(folder, {**cls.family.special, **cls.family.options, **_plain_roles(read)}, cls.family))
-    tokens = _read_added_tokens(folder, read)
-    present = engine.rust.get_added_tokens_decoder().values()
-    known = {token.content for token in present}
-    if missing := [
-        token for _, token in sorted(tokens.items(), key=lambda item: item[0]) if token.content not in known
-    ]:
-        engine, _ = engine.with_tokens(missing)
-        for id, token in tokens.items():
-            if token in missing and engine.rust.token_to_id(token.content) != id:
-                raise TokenizerError(
-                    f"{folder.path}: the added token {token.content!r} should have the id {id}, but the vocabulary "
-                    f"gives it {engine.rust.token_to_id(token.content)}. The files do not belong together."
-                )
-    return cls._from_engine(engine, {name: value for name, value in read.items() if name not in _FILE_NOTES})
+        settings = {**family.defaults, **settings}
+        plain = {**_plain(family.special), **_plain(settings)}
+        engine = Engine(_builder(folder, family, settings)(folder, plain, family))
+        engine = _with_added_tokens(engine, folder, settings)
+        frame(engine.rust, family, plain, str(folder.path))
+    return cls._from_engine(engine, {name: value for name, value in settings.items() if name not in _FILE_NOTES})
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -185,60 +171,78 @@ def _class_of(folder: Folder, settings: dict[str, Any], model_type: str | None) 
         config = folder.read_json("config.json")
         name, model_type = config.get("tokenizer_class"), config.get("model_type")
     name = name or class_of_model(str(model_type)) or "PreTrainedTokenizerFast"
-    return tokenizer_class(name if find_family(name) else "PreTrainedTokenizerFast")
+    return tokenizer_class(name) or Tokenizer
 
 
-def _named(settings: dict[str, Any]) -> str:
+def _builder(
+    folder: Folder, family: Family, settings: Mapping[str, Any]
+) -> Callable[[Folder, dict[str, Any], Family], RustTokenizer]:
+    """Return the reader of the folder's vocabulary."""
+    singles = [name for name in folder.names() if name.endswith((".tiktoken", ".model"))]
+    if family.format in (None, "sentencepiece") and len(singles) == 1 and tiktoken.is_tiktoken(folder, singles[0]):
+        return tiktoken.build
+    if family.format is not None:
+        return _BUILDERS[family.format]
     name = settings.get("tokenizer_class")
-    return f"the class {name!r} that they name" if name else "a tokenizer whose class the files do not name"
+    raise TokenizerError(
+        f"{folder.path} has no tokenizer.json, and "
+        + (f"a {name} can not be built" if name else "without the name of its class none can be built")
+        + f" from other files. Its files: {', '.join(folder.names())}. If you know its kind, load it as that: "
+        "pellucid.BertTokenizer.from_pretrained(...) and the like."
+    )
 
 
-def _plain_roles(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with special tokens as strings."""
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with special tokens as strings."""
     roles = {name: as_added_token(settings[name], special=True).content for name in NAMES if settings.get(name)}
     return {**settings, **roles}
 
 
-def _read_added_tokens(folder: Folder, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Return the tokens, by id, that files beside the vocabulary add to it."""
-    tokens: dict[int, AddedToken] = {}
+def _with_added_tokens(engine: Engine, folder: Folder, settings: Mapping[str, Any]) -> Engine:
+    """Add the tokens that files beside the vocabulary list and it lacks, at the ids that they give."""
+    listed: dict[int, AddedToken] = {}
     try:
         if "added_tokens.json" in folder:
-            special = {as_added_token(settings[name], special=True).content for name in NAMES if settings.get(name)}
+            special = {_plain(settings).get(name) for name in NAMES}
             for content, id in folder.read_json("added_tokens.json").items():
-                tokens[int(id)] = as_added_token(content, special=content in special)
+                listed[int(id)] = as_added_token(content, special=content in special)
         for id, token in settings.get("added_tokens_decoder", {}).items():
-            tokens[int(id)] = as_added_token(token, special=False)
+            listed[int(id)] = as_added_token(token, special=False)
     except (ValueError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{folder.path}: the list of added tokens is broken: {error}") from None
-    return tokens
+    known = {token.content for token in engine.rust.get_added_tokens_decoder().values()}
+    missing = {id: token for id, token in sorted(listed.items()) if token.content not in known}
+    if not missing:
+        return engine
+    engine, _ = engine.with_tokens(list(missing.values()))
+    for id, token in missing.items():
+        actual = engine.rust.token_to_id(token.content)
+        if actual != id:
+            raise TokenizerError(
+                f"{folder.path}: the added token {token.content!r} should have the id {id}, but the vocabulary gives "
+                f"it {actual}. The files do not belong together."
+            )
+    return engine
 
 
-def _override(
-    rust: RustTokenizer, given: Mapping[str, Any], settings: Mapping[str, Any], family: Family, origin: str
-) -> None:
+def _override(rust: RustTokenizer, given: Mapping[str, Any], origin: str) -> None:
     """Apply to a tokenizer.json what the caller asks for; what other files say does not change it."""
-    normal = {
+    fields = {
         "do_lower_case": "lowercase",
         "strip_accents": "strip_accents",
         "tokenize_chinese_chars": "handle_chinese_chars",
     }
-    if changes := {field: given[name] for name, field in normal.items() if name in given}:
-        normalizer = rust.normalizer
-        if not isinstance(normalizer, normalizers.BertNormalizer):
-            kind = type(normalizer).__name__
-            raise TokenizerError(f"{origin} has the normalizer {kind}, to which {', '.join(given)} can not be applied.")
-        for field, value in changes.items():
-            setattr(normalizer, field, value)
+    changes = {field: given[name] for name, field in fields.items() if name in given}
+    normalizer = rust.normalizer
+    if changes and not isinstance(normalizer, normalizers.BertNormalizer):
+        asked = ", ".join(name for name in fields if name in given)
+        raise TokenizerError(f"{origin} has no BertNormalizer, and {asked} can be applied to nothing else.")
+    for field, value in changes.items():
+        setattr(normalizer, field, value)
+    if changes:
         rust.normalizer = normalizer
     if "add_prefix_space" in given:
         _set_prefix_space(rust, bool(given["add_prefix_space"]), origin)
-    if "add_bos_token" in given or "add_eos_token" in given:
-        start = "bos " if settings.get("add_bos_token", family.options.get("add_bos_token", False)) else ""
-        end = " eos" if settings.get("add_eos_token", False) else ""
-        second = f" {start and 'bos:1 '}$B:1{end and ' eos:1'}"
-        roles = {**family.special, **_plain_roles(settings)}
-        rust.post_processor = template(rust, f"{start}$A{end}", f"{start}$A{end}{second}", roles, origin)
 
 
 def _set_prefix_space(rust: RustTokenizer, wanted: bool, origin: str) -> None:

@@ -495,23 +495,25 @@ class Tokenizer(Vocabulary):
         """Take over an engine and settings; special tokens that the vocabulary lacks are added to it."""
         family = self.family
         engine.rust.encode_special_tokens = bool(settings.get("split_special_tokens", False))
-        default = {name: token for name, token in family.special.items() if engine.rust.token_to_id(token) is not None}
-        given = {**default, **{name: settings[name] for name in NAMES if name in settings}}
-        roles = {name: as_added_token(token, special=True) for name, token in given.items() if token is not None}
+        settings = {**{name: value for name, value in family.defaults.items() if name in SETTINGS}, **settings}
+        roles = {}
+        for name in NAMES:
+            usual = family.special.get(name)
+            token = settings.get(name, usual if usual and engine.rust.token_to_id(str(usual)) is not None else None)
+            if token is not None:
+                roles[name] = as_added_token(usual if usual and token == str(usual) else token, special=True)
         extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
         more = [
             as_added_token(token, special=True) for token in (extra.values() if isinstance(extra, Mapping) else extra)
         ]
         known = {token.content for token in engine.rust.get_added_tokens_decoder().values() if token.special}
-        if missing := [
-            token for token in (*(roles[name] for name in NAMES if name in roles), *more) if token.content not in known
-        ]:
+        if missing := [token for token in (*roles.values(), *more) if token.content not in known]:
             engine, _ = engine.with_tokens(missing)
         self._engine = engine
         self._roles = {name: token.content for name, token in roles.items()}
         self._extra = list(dict.fromkeys(token.content for token in more))
         self.model_max_length = settings.get("model_max_length")
-        self.padding_side = _side("padding_side", settings.get("padding_side", family.padding_side))
+        self.padding_side = _side("padding_side", settings.get("padding_side", "right"))
         self.truncation_side = _side("truncation_side", settings.get("truncation_side", "right"))
         self.model_input_names = list(settings.get("model_input_names") or family.model_input_names)
         self.pad_token_type_id = settings.get("pad_token_type_id", 0)

@@ -48,9 +48,8 @@ class Vocabulary(SpecialTokens):
             InputError: if an id is not in the vocabulary.
         """
         refuse_unknown("decode", unknown, _DECODE_ARGUMENTS)
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if isinstance(ids, int):
-            ids = [ids]
+        ids: Any = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        ids = [ids] if isinstance(ids, int) else ids
         ids = [id.tolist() if hasattr(id, "tolist") else id for id in ids]
         if ids and isinstance(ids[0], (list, tuple)):
             return [

@@ -7,7 +7,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from pellucid.folder import Folder
 
-from .families import Family, template
+from .families import Family
 
 
 def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustTokenizer:
@@ -15,12 +15,9 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
 
     Args:
         folder: where the file is.
-        settings: `do_lower_case` (True), `strip_accents` (as `do_lower_case`), `tokenize_chinese_chars` (True), and the
-            tokens with a role.
-        family: the order of the special tokens.
-
-    Raises:
-        TokenizerError: if the vocabulary lacks a special token.
+        settings: `do_lower_case` (True), `strip_accents` (as `do_lower_case`), `tokenize_chinese_chars` (True),
+            `unk_token`.
+        family: not needed here.
     """
     # split("\n"), because a token may be a character that splitlines() takes for the end of a line
     tokens = folder.read_text("vocab.txt").removesuffix("\n").split("\n")
@@ -34,5 +31,4 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     )
     rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     rust.decoder = decoders.WordPiece(prefix="##")
-    rust.post_processor = template(rust, family.single, family.pair, settings, str(folder.path / "vocab.txt"))
     return rust

@@ -1,0 +1,88 @@
+"""The floors of the house: imports point downwards only, and what must stay light stays light."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from sources import NAMES, imports_of, tree_of
+
+import pellucid
+
+FLOORS = [
+    {"errors", "folder", "hub", "download", "config"},
+    {"outputs", "layout", "attention", "weights", "loading", "recording", "model"},
+    {"models"},
+    {"auto", "tokenizer", "batching"},
+    {"pipelines"},
+    {"cli", "builtin"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LIGHT = {"errors", "folder", "hub", "download", "config", "tokenizer"}  # rooms that can be used without torch
+HEAVY = {"torch", "numpy"}
+INSIDE = [name for name in NAMES if name != "__init__.py"]
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module inside the package: "models" for "pellucid.models.bert"."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_imports_point_downwards(name):
+    room = name.split("/")[0].removesuffix(".py")
+    assert room in FLOOR_OF, f"{room} is new: give it a floor in this file"
+    for module in imports_of(name):
+        if module.startswith("pellucid.") and room_of(module) in FLOOR_OF:
+            assert FLOOR_OF[room_of(module)] <= FLOOR_OF[room], f"{name} imports {module}, which is above it"
+
+
+@pytest.mark.parametrize("name", [name for name in INSIDE if name.startswith("models/")])
+def test_models_know_no_sibling(name):
+    assert not [module for module in imports_of(name) if module.startswith("pellucid.models.")]
+
+
+def test_every_room_has_a_file():
+    rooms = {name.split("/")[0].removesuffix(".py") for name in INSIDE}
+    assert set(FLOOR_OF) <= rooms, "a floor names a room that is gone"
+
+
+def at_import(tree: ast.Module) -> list[ast.stmt]:
+    """Return the statements that run when a file is imported, less those for type checkers."""
+    return [s for s in tree.body if not (isinstance(s, ast.If) and "TYPE_CHECKING" in ast.dump(s.test))]
+
+
+@pytest.mark.parametrize("name", [name for name in INSIDE if name.split("/")[0].removesuffix(".py") in LIGHT])
+def test_light_rooms_import_neither_torch_nor_numpy(name):
+    tops = [s for s in at_import(tree_of(name)) if isinstance(s, ast.Import | ast.ImportFrom)]
+    assert not {module.split(".")[0] for module in imports_of(name, tops)} & HEAVY
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "import pellucid",
+        "import pellucid; dir(pellucid); pellucid.PellucidError; pellucid.Config",
+        "from pellucid import AutoTokenizer, Tokenizer, BatchEncoding, BertTokenizer",
+        "import pellucid.hub, pellucid.folder, pellucid.config",
+        "from pellucid import cli",
+    ],
+)
+def test_nothing_heavy_is_loaded(work):
+    heavy = sorted({*HEAVY, "transformers", "huggingface_hub"})
+    code = f"{work}\nimport sys\nprint(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_public_names_agree():
+    block = next(s for s in tree_of("__init__.py").body if isinstance(s, ast.If))
+    for_checkers = {
+        alias.name: s.module for s in block.body if isinstance(s, ast.ImportFrom) for alias in s.names
+    }
+    assert for_checkers == pellucid.HOME
+    assert pellucid.__all__ == sorted(pellucid.HOME)
+    assert set(pellucid.__all__) <= set(dir(pellucid))
+    for name, room in pellucid.HOME.items():
+        home = f"pellucid.{room}"
+        assert getattr(getattr(pellucid, name), "__module__", home).startswith(home), name

@@ -1,0 +1,66 @@
+"""The README tells the truth: its Python runs, its table of architectures is the code's, its commands exist.
+
+`python tests/test_readme.py` writes the table anew.
+"""
+
+import re
+from pathlib import Path
+
+from pellucid import auto
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BEGIN, END = "<!-- architectures: made by python tests/test_readme.py -->\n", "<!-- end of architectures -->"
+FRAMEWORKS = {"models": "PyTorch", "models_tf": "TensorFlow", "models_flax": "Flax"}
+TASKS = {
+    "Model": "hidden states",
+    "ForPreTraining": "pre-training",
+    "ForMaskedLM": "masked words",
+    "ForNextSentencePrediction": "next sentence",
+    "ForSequenceClassification": "text classification",
+    "ForTokenClassification": "token classification",
+    "ForQuestionAnswering": "question answering",
+    "ForMultipleChoice": "multiple choice",
+}
+
+
+def table() -> str:
+    """Make the table of what is implemented, from the code."""
+    rows = ["| architecture | tasks | frameworks |", "| --- | --- | --- |"]
+    for name in auto.architectures():
+        title = auto.config_class(name).__name__.removesuffix("Config")
+        heads = auto.heads_of(name)
+        tasks = ", ".join(TASKS[suffix] for suffix in sorted(heads, key=list(TASKS).index))
+        package = Path(auto.__file__).parent
+        frameworks = [label for folder, label in FRAMEWORKS.items() if (package / folder / f"{name}.py").exists()]
+        rows.append(f"| [{title}](src/pellucid/models/{name}.py) | {tasks} | {', '.join(frameworks)} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_architectures():
+    text = README.read_text(encoding="utf-8")
+    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table(), "run: python tests/test_readme.py"
+
+
+def test_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert capsys.readouterr().err == ""
+
+
+def test_commands_and_links_exist():
+    text, makefile = README.read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for page in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/course.md", "benchmarks/README.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+
+
+if __name__ == "__main__":
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    README.write_text(before + BEGIN + table() + END + rest.partition(END)[2], encoding="utf-8")
