@@ -315,6 +315,7 @@ def test_options_are_taken_out_of_keyword_arguments():
     assert HubOptions.take(kwargs) == HubOptions(cache_dir="c", token="t", force_download=True)
     assert kwargs == {"num_labels": 3}
     assert HubOptions.take({"token": "new", "use_auth_token": "old"}).token == "new"
+    assert HubOptions.take({"token": None, "use_auth_token": "old"}).token == "old"
 
 
 @pytest.mark.parametrize(

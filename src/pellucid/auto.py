@@ -63,7 +63,11 @@ def module_of(architecture: str) -> Any:
 
 def config_class(architecture: str) -> type[Config]:
     """Return the Config class of an architecture's file."""
-    own = [v for v in vars(module_of(architecture)).values() if isinstance(v, type) and issubclass(v, Config) and v is not Config]
+    own = [
+        v
+        for v in vars(module_of(architecture)).values()
+        if isinstance(v, type) and issubclass(v, Config) and v is not Config
+    ]
     return own[0]
 
 
@@ -99,7 +103,9 @@ class AutoModel:
 
     def __init__(self) -> None:
         name = type(self).__name__
-        raise InputError(f"{name} is not built but loaded: {name}.from_pretrained(name), or {name}.from_config(config).")
+        raise InputError(
+            f"{name} is not built but loaded: {name}.from_pretrained(name), or {name}.from_config(config)."
+        )
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, *, config: Config | None = None, **options: Any) -> "Model":
@@ -120,7 +126,9 @@ class AutoModel:
     def from_config(cls, config: Config, **options: Any) -> "Model":
         """Build with random weights, in training mode."""
         if not isinstance(config, Config):
-            raise InputError(f"from_config takes a configuration; got {type(config).__name__}. For a name use from_pretrained.")
+            raise InputError(
+                f"from_config takes a configuration; got {type(config).__name__}. For a name use from_pretrained."
+            )
         return cls.class_for(type(config).__module__.rpartition(".")[2]).from_config(config, **options)
 
     @classmethod

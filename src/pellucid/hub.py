@@ -109,7 +109,8 @@ class HubOptions:
             ArgumentError: if a value can not be honoured.
         """
         given = {field.name: kwargs.pop(field.name) for field in fields(cls) if field.name in kwargs}
-        given.setdefault("token", kwargs.pop("use_auth_token", None))
+        older = kwargs.pop("use_auth_token", None)
+        given["token"] = older if given.get("token") is None else given["token"]
         for name in ("resume_download", "use_fast", "mirror"):  # without a meaning today
             kwargs.pop(name, None)
         if kwargs.pop("trust_remote_code", False):

@@ -100,3 +100,25 @@ class Layout:
         if self.keep is None:
             return x[:, 0]
         return x[torch.arange(len(x), device=x.device), self.starts]
+
+    def unpack(self, x: Tensor) -> "tuple[Tensor, Layout]":
+        """Give each text of a packed batch a row of its own: (1, N, ...) to (texts, T, ...) and the layout of that.
+
+        Texts are padded on the right with zeros. A padded batch is returned as it is. For attention that is not a
+        softmax over each token's own row of scores, and so can not go through `attend`.
+        """
+        if self.lengths is None:
+            return x, self
+        counts = torch.tensor(self.lengths, device=x.device)
+        places = torch.arange(max(self.lengths), device=x.device)
+        keep = places < counts[:, None]  # (texts, T)
+        rows = x.new_zeros((*keep.shape, *x.shape[2:]))
+        rows[keep] = x[0]
+        even = min(self.lengths) == max(self.lengths)
+        return rows, Layout(places.expand(keep.shape), None if even else keep)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Lay the rows that `unpack` made one after the other again: (texts, T, ...) to (1, N, ...)."""
+        if self.lengths is None:
+            return x
+        return torch.cat([row[:length] for row, length in zip(x, self.lengths, strict=True)])[None]

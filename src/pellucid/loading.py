@@ -46,7 +46,8 @@ def check_depth(config: Config, tensors: int) -> None:
     for name in config.fields():
         if name.endswith("layers") and isinstance(value := getattr(config, name), int) and value > 4 * tensors:
             raise ConfigError(
-                f"{name} is {value}, but the checkpoint holds {tensors} tensors; config and weights do not belong together."
+                f"{name} is {value}, but the checkpoint holds {tensors} tensors; "
+                "config.json and weights do not belong together."
             )
 
 
@@ -79,10 +80,13 @@ def load(
     for name, source in tied.items():
         if name in found and source in expected and source not in found:  # stored once, under the other name
             found[source] = found.pop(name)
-    shapes = {name: f"file {list(checkpoint.tensors[stored].shape)}, model {list(expected[name].shape)}"
-              for name, stored in found.items() if checkpoint.tensors[stored].shape != tuple(expected[name].shape)}  # fmt: skip
-    inexact = {name: str(checkpoint.tensors[stored].dtype) for name, stored in found.items()
-               if not checkpoint.tensors[stored].dtype.is_floating_point}  # fmt: skip
+    stored = {name: checkpoint.tensors[source] for name, source in found.items()}
+    shapes = {
+        name: f"file {list(tensor.shape)}, model {list(expected[name].shape)}"
+        for name, tensor in stored.items()
+        if tensor.shape != tuple(expected[name].shape)
+    }
+    inexact = {name: str(tensor.dtype) for name, tensor in stored.items() if not tensor.dtype.is_floating_point}
     missing = [name for name in expected if name not in found and name not in tied]
     head_missing = [name for name in missing if _is_head(model, name)]
     head_shapes = [name for name in shapes if _is_head(model, name)]
@@ -181,7 +185,8 @@ def _explain(
         lines.append("  To train a new head on this encoder, say so: num_labels=..., or ignore_mismatched_sizes=True.")
     elif faults["of another shape"] and only_head_shapes and not missing and not extra:
         lines.append(
-            "  To train a new head of the config's size, pass ignore_mismatched_sizes=True; else correct num_labels or id2label."
+            "  To train a new head of the config's size, pass ignore_mismatched_sizes=True; "
+            "else correct num_labels or id2label."
         )
     else:
         lines.append(f"  Its config.json says {has}: load it with that class, or fetch the matching weights.")

@@ -18,9 +18,13 @@ from .loading import LoadReport, check_depth, check_memory, load
 from .outputs import ModelOutput
 from .recording import record, recording
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+}
 # Arguments of the original's forward that ask for nothing when they are None (or, for use_cache, in a model without a cache).
-NOTHING = frozenset({"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position", "use_cache"})
+NOTHING = frozenset(
+    {"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position", "use_cache"}
+)
 
 
 class Model(nn.Module):
@@ -51,7 +55,10 @@ class Model(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         if not isinstance(config, self.config_class):
-            raise InputError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(config).__name__}.")
+            raise InputError(
+                f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(config).__name__}."
+            )
+        config.check()  # fields may have been set since it was built
         self.config = config
 
     # --- calling ------------------------------------------------------------------------------------------------------
@@ -73,20 +80,17 @@ class Model(nn.Module):
         inputs = {name: value for name, value in inputs.items() if not self._asks_nothing(name, value)}
         if torch.compiler.is_compiling() or recording():
             return super().__call__(*args, **inputs)
-        hidden = self.config_says("output_hidden_states") if output_hidden_states is None else output_hidden_states
-        attentions = self.config_says("output_attentions") if output_attentions is None else output_attentions
+        hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        named = self.config.return_dict if return_dict is None else return_dict
         try:
             if hidden or attentions:
-                output = self._recorded(args, inputs, bool(hidden), bool(attentions))
+                output = self._recorded(args, inputs, hidden, attentions)
             else:
                 output = super().__call__(*args, **inputs)
         except IndexError as error:
             raise self._explain_index(error, dict(zip(self.accepts, args, strict=False)) | inputs) from error
-        return output.to_tuple() if return_dict is False else output
-
-    def config_says(self, flag: str) -> bool:
-        """Tell whether config.json switches something on for every call."""
-        return bool(getattr(self.config, flag, False))
+        return output if named else output.to_tuple()
 
     def _asks_nothing(self, name: str, value: Any) -> bool:
         if name in self.accepts:
@@ -108,19 +112,26 @@ class Model(nn.Module):
 
     def _explain_index(self, error: IndexError, inputs: dict[str, Any]) -> Exception:
         """Turn a kernel's "index out of range" into the input, its value and the limit."""
-        ids, limit = inputs.get("input_ids"), getattr(self.config, "vocab_size", None)
-        if isinstance(ids, Tensor) and ids.numel() and limit and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
-            wrong = int(ids.max()) if int(ids.max()) >= limit else int(ids.min())
-            return InputError(f"input_ids holds {wrong}; expected 0 to {limit - 1}. Does the tokenizer belong to this model?")
-        tokens, limit = inputs.get("inputs_embeds", ids), getattr(self.config, "max_position_embeddings", None)
+        tokens, limit = inputs.get("input_ids"), getattr(self.config, "max_position_embeddings", None)
+        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
         if isinstance(tokens, Tensor) and tokens.dim() > 1 and limit and tokens.shape[1] > limit:
             return InputError(
                 f"The text has {tokens.shape[1]} tokens, this model reads {limit}; tokenize with truncation=True, "
                 "or use a pipeline, which reads long texts in windows."
             )
-        types, limit = inputs.get("token_type_ids"), getattr(self.config, "type_vocab_size", None)
-        if isinstance(types, Tensor) and types.numel() and limit and not 0 <= int(types.min()) <= int(types.max()) < limit:
-            return InputError(f"token_type_ids goes up to {int(types.max())}; expected 0 to {limit - 1}.")
+        advice = {
+            "input_ids": ("vocab_size", "Does the tokenizer belong to this model?"),
+            "position_ids": ("max_position_embeddings", "Positions count from 0 in every text."),
+            "token_type_ids": ("type_vocab_size", "They say which text of a pair a token is of."),
+            "labels": ("num_labels", "A label is a whole number; tokens that have none are -100."),
+        }
+        for name, (field, hint) in advice.items():
+            ids, limit = inputs.get(name), getattr(self.config, field, None)
+            if not isinstance(ids, Tensor) or not limit or not ids.numel():
+                continue
+            wrong = ids[(ids >= limit) | ((ids < 0) & ((ids != -100) | (name != "labels")))]
+            if wrong.numel():
+                return InputError(f"{name} holds {wrong[0].item()}; expected 0 to {limit - 1}. {hint}")
         return error
 
     @staticmethod
@@ -135,7 +146,9 @@ class Model(nn.Module):
             raise InputError(f"Give exactly one of {', '.join(tensors)}; got {', '.join(given) or 'none'}.")
         ((name, value),) = given.items()
         if not isinstance(value, Tensor):
-            raise InputError(f"{name} is a {type(value).__name__}; expected a tensor: tokenize with return_tensors='pt'.")
+            raise InputError(
+                f"{name} is a {type(value).__name__}; expected a tensor: tokenize with return_tensors='pt'."
+            )
         return value
 
     # --- loading ------------------------------------------------------------------------------------------------------
@@ -176,7 +189,11 @@ class Model(nn.Module):
         options.pop("attn_implementation", None)  # attend chooses the kernel; all give the same numbers
         hub = HubOptions.take(options)
         device, wanted = read_device(device), read_dtype(dtype)
-        new_head = ignore_mismatched_sizes or config is not None or bool(options.keys() & {"num_labels", "id2label", "label2id"})
+        new_head = (
+            ignore_mismatched_sizes
+            or config is not None
+            or bool(options.keys() & {"num_labels", "id2label", "label2id"})
+        )
         with locate(name, hub, want="weights") as folder:
             if config is None:
                 config = cls.config_class.from_folder(folder, **options)
@@ -187,9 +204,13 @@ class Model(nn.Module):
             with torch.device("meta"):
                 model = cls(config)
             if wanted is None:
-                stored = next((t.dtype for t in checkpoint.tensors.values() if t.dtype.is_floating_point), torch.float32)
+                stored = next(
+                    (t.dtype for t in checkpoint.tensors.values() if t.dtype.is_floating_point), torch.float32
+                )
                 wanted = DTYPES.get(config.dtype or "", stored)
-            report = load(model, checkpoint, dtype=wanted, device=device, new_head=new_head, reshape_head=ignore_mismatched_sizes)
+            report = load(
+                model, checkpoint, dtype=wanted, device=device, new_head=new_head, reshape_head=ignore_mismatched_sizes
+            )
         model.load_report = report
         model.eval()
         return (model, report) if output_loading_info else model  # type: ignore[return-value]
@@ -312,7 +333,9 @@ def read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
         return dtype
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}; expected 'auto', {', '.join(map(repr, DTYPES))} or a torch dtype of that kind.")
+        raise InputError(
+            f"dtype is {dtype!r}; expected 'auto', {', '.join(map(repr, DTYPES))} or a torch dtype of that kind."
+        )
     return DTYPES[name]
 
 
@@ -329,7 +352,9 @@ def read_device(device: Any) -> torch.device:
     try:
         result = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device is {device!r}; expected a name such as 'cpu' or 'cuda:0' ({str(error).splitlines()[0]}).") from None
+        raise InputError(
+            f"device is {device!r}; expected a name such as 'cpu' or 'cuda:0' ({str(error).splitlines()[0]})."
+        ) from None
     if result.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {device!r}, but this machine has no usable CUDA device; use 'cpu'.")
     return result

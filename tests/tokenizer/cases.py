@@ -92,8 +92,17 @@ SENTENCEPIECE = {  # arguments of the trainer
         unk_id=3,
         eos_piece="<eos>",
         bos_piece="<bos>",
-        user_defined_symbols="<start_of_turn>,\n,\n\n,\u2581\u2581,\u2581\u2581\u2581,<b>",
+        user_defined_symbols="<start_of_turn>,\n,\n\n,<b>",
     ),
+    "symbols": dict(
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        user_defined_symbols="\n,\n\n,\u2581\u2581,\u2581\u2581\u2581,<b>",
+    ),
+    "collapsed": dict(model_type="bpe", normalization_rule_name="nfkc"),
 }
 
 

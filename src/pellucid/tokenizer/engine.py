@@ -99,6 +99,11 @@ class Engine:
             if not _is_fault(error):
                 raise
             refuse_inputs(inputs)
+            if truncation is not None and "stride" in str(error):
+                raise InputError(
+                    f"stride={truncation.stride} is too large for this pair in max_length={truncation.max_length}: "
+                    "a part is cut down to fewer. Take a smaller stride, or truncation='only_second'."
+                ) from None
             if truncation is not None and "truncat" in str(error).lower():
                 if truncation.strategy == "only_second" and not inputs.paired:
                     raise InputError("truncation='only_second' needs a text_pair to shorten.") from None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
 
-from pellucid.errors import ArgumentError, TokenizerError, refuse_unknown
+from pellucid.errors import ArgumentError, InputError, TokenizerError, refuse_unknown
 from pellucid.folder import Folder, rewrite
 
 from . import byte_level, sentencepiece, tiktoken, wordpiece
@@ -117,7 +117,12 @@ def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_ty
         engine = Engine(_builder(folder, family, settings)(folder, plain, family))
         engine = _with_added_tokens(engine, folder, settings)
         frame(engine.rust, family, plain, str(folder.path))
-    return cls._from_engine(engine, {name: value for name, value in settings.items() if name not in _FILE_NOTES})
+        if "extra_ids" in settings and "extra_special_tokens" not in settings:
+            settings.setdefault("additional_special_tokens", sentencepiece.sentinels(settings["extra_ids"]))
+    try:
+        return cls._from_engine(engine, {name: value for name, value in settings.items() if name not in _FILE_NOTES})
+    except (InputError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"{folder.path}: a setting of the tokenizer is impossible: {error}") from None
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -85,11 +85,11 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     origin = str(folder.path / name)
     model = read_model(folder.read_bytes(name), origin)
     own = model.pieces[family.options.get("replaced", 0) :]
-    sentinels = [f"<extra_id_{index}>" for index in reversed(range(settings.get("extra_ids", 0)))]
+    extra = reversed(sentinels(settings.get("extra_ids", 0)))
     known = {piece for piece, _, _ in own}
     head, tail = family.options.get("head", ()), family.options.get("tail", ())
     before = [(piece, 0.0, CONTROL) for piece in head]
-    after = [(piece, 0.0, CONTROL) for piece in (*tail, *sentinels) if piece not in known]
+    after = [(piece, 0.0, CONTROL) for piece in (*tail, *extra) if piece not in known]
     pieces = [*before, *own, *after]
     rust = _unigram(model, pieces, settings, origin) if model.kind == UNIGRAM else _bpe(model, pieces, settings)
     roles = {settings.get(name) for name in family.special}  # which are added later, as the family has them
@@ -101,6 +101,17 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
         ]
     )
     return rust
+
+
+def sentinels(count: Any) -> list[str]:
+    """Return the tokens that stand for what T5 is to fill in.
+
+    Raises:
+        TokenizerError: if the number of them, the setting `extra_ids`, is impossible.
+    """
+    if not isinstance(count, int) or not 0 <= count <= 10_000:
+        raise TokenizerError(f"extra_ids is {count!r}. Expected a number up to 10,000.")
+    return [f"<extra_id_{index}>" for index in range(count)]
 
 
 def model_file(folder: Folder) -> str:

@@ -301,7 +301,7 @@ class Tokenizer(Vocabulary):
         if samples is not None:
             data["overflow_to_sample_mapping"] = samples
         elif not inputs.batched and tensors is None:
-            data = {name: values[0] for name, values in data.items()}
+            data = {name: values if name == "length" else values[0] for name, values in data.items()}
         return BatchEncoding(data, rows, tensor_type=tensors)
 
     def _truncation(
