@@ -74,7 +74,11 @@ def main() -> None:
             for library, found in runs.items():
                 called, touched = (measure.median([run.said[i] for run in found]) for i in (0, 1))
                 hidden_states = found[0].said[2]
-                apart = "" if hidden_states is None else f"{max(abs(a - b) for a, b in zip(hidden_states, wanted, strict=True)):.0e}"
+                apart = (
+                    ""
+                    if hidden_states is None
+                    else f"{max(abs(a - b) for a, b in zip(hidden_states, wanted, strict=True)):.0e}"
+                )
                 rows.append([f"{name}, {megabytes:,.0f} MB", library, f"{called * 1e3:.0f}", f"{touched * 1e3:.0f}",
                              f"{measure.median([run.mib for run in found]):,.0f}", apart])  # fmt: skip
     heads = ["checkpoint, float32", "by", "call, ms", "read once, ms", "peak MiB", "deviation from the original"]

@@ -95,7 +95,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table whose columns are aligned."""
     cells = [list(heads), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
     text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n".join(text)
 

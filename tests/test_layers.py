@@ -77,9 +77,7 @@ def test_nothing_heavy_is_loaded(work):
 
 def test_public_names_agree():
     block = next(s for s in tree_of("__init__.py").body if isinstance(s, ast.If))
-    for_checkers = {
-        alias.name: s.module for s in block.body if isinstance(s, ast.ImportFrom) for alias in s.names
-    }
+    for_checkers = {alias.name: s.module for s in block.body if isinstance(s, ast.ImportFrom) for alias in s.names}
     assert for_checkers == pellucid.HOME
     assert pellucid.__all__ == sorted(pellucid.HOME)
     assert set(pellucid.__all__) <= set(dir(pellucid))

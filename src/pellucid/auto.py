@@ -1,6 +1,7 @@
 """From config.json to a class: `model_type` names the file, the task's suffix names the class in it.
 
 There is no registry. `AutoModelForMaskedLM` on a `model_type` of `"bert"` is `BertForMaskedLM` of `models/bert.py`.
+Only architectures that are another's with other defaults share its file, and `KIN` says which.
 """
 
 import importlib
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
     from .model import Model
 
 
+KIN: dict[str, str] = {}  # architecture -> the file it shares
+
+
 @cache
 def architectures() -> list[str]:
-    """List the architectures there is a file for, as their `model_type` with underscores."""
+    """List the architectures there are, as their `model_type` with underscores."""
     from . import models
 
-    return sorted(module.name for module in pkgutil.iter_modules(models.__path__))
+    return sorted([*(module.name for module in pkgutil.iter_modules(models.__path__)), *KIN])
 
 
 def architecture_of(values: dict[str, Any], where: str) -> str:
-    """Return the file that implements a config.json, by `model_type`, else by the class in `architectures`.
+    """Return the architecture of a config.json, by `model_type`, else by the class in `architectures`.
 
     Raises:
         ConfigError: if there is none, with the nearest one.
@@ -35,7 +39,7 @@ def architecture_of(values: dict[str, Any], where: str) -> str:
     kind = values.get("model_type")
     if kind is None:  # configs of 2018 and 2019 have no model_type
         classes = [name for name in values.get("architectures") or [] if isinstance(name, str)]
-        kind = next((found for name in classes if (found := file_of_class(name))), None)
+        kind = next((found for name in classes if (found := architecture_of_class(name))), None)
     if kind is None:
         raise ConfigError(
             f"{where} has no model_type, and its architectures name no known class; expected one of "
@@ -49,26 +53,24 @@ def architecture_of(values: dict[str, Any], where: str) -> str:
     return kind.replace("-", "_")
 
 
-def file_of_class(name: str) -> str | None:
-    """Return the architecture's file in which a class of this name may be defined, or None."""
+def architecture_of_class(name: str) -> str | None:
+    """Return the architecture to which a class of this name would belong, or None."""
     plain = name.lower()
-    fitting = [file for file in architectures() if plain.startswith(file.replace("_", ""))]
+    fitting = [kind for kind in architectures() if plain.startswith(kind.replace("_", ""))]
     return max(fitting, key=len, default=None)
 
 
 def module_of(architecture: str) -> Any:
     """Import an architecture's file."""
-    return importlib.import_module(f".models.{architecture}", __package__)
+    return importlib.import_module(f".models.{KIN.get(architecture, architecture)}", __package__)
 
 
 def config_class(architecture: str) -> type[Config]:
-    """Return the Config class of an architecture's file."""
-    own = [
-        v
-        for v in vars(module_of(architecture)).values()
-        if isinstance(v, type) and issubclass(v, Config) and v is not Config
-    ]
-    return own[0]
+    """Return the Config class of an architecture."""
+    for value in vars(module_of(architecture)).values():
+        if isinstance(value, type) and issubclass(value, Config) and value.model_type.replace("-", "_") == architecture:
+            return value
+    raise ConfigError(f"models/{KIN.get(architecture, architecture)}.py has no Config of model_type {architecture!r}.")
 
 
 def read_config(folder: Folder, **overrides: Any) -> Config:
@@ -119,7 +121,7 @@ class AutoModel:
                 values = folder.read_json("config.json")
                 model_class = cls.class_for(architecture_of(values, f"{folder.path}/config.json"))
         else:
-            model_class = cls.class_for(type(config).__module__.rpartition(".")[2])
+            model_class = cls.class_for(type(config).model_type.replace("-", "_"))
         return model_class.from_pretrained(name, config=config, **options)
 
     @classmethod
@@ -129,7 +131,7 @@ class AutoModel:
             raise InputError(
                 f"from_config takes a configuration; got {type(config).__name__}. For a name use from_pretrained."
             )
-        return cls.class_for(type(config).__module__.rpartition(".")[2]).from_config(config, **options)
+        return cls.class_for(type(config).model_type.replace("-", "_")).from_config(config, **options)
 
     @classmethod
     def class_for(cls, architecture: str) -> "type[Model]":
