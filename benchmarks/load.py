@@ -1,8 +1,8 @@
-"""How long a checkpoint takes from the disk to parameters that have been read once: ours, the original's, and the bare file.
+"""How long a checkpoint takes from its file to parameters: ours, the original's, and reading the bare file.
 
-The file is in the page cache. The original maps the file, so its call returns before anything is read; therefore the time
-until every parameter has been summed once is shown beside the time of the call. Both libraries have loaded a tiny model of
-the same class before the clock starts: what importing costs is in startup.py.
+The file is in the page cache. The original maps the file, so its call returns before anything is read; therefore the
+time until every parameter has been summed once is shown beside the time of the call. Both libraries have loaded a tiny
+model of the same class before the clock starts: what importing costs is in startup.py.
 """
 
 import tempfile
@@ -14,7 +14,8 @@ MAKE = """
 import sys
 from pellucid import BertConfig, BertModel
 hidden, layers = map(int, sys.argv[2:])
-config = BertConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 64, intermediate_size=4 * hidden)
+sizes = {"hidden_size": hidden, "num_attention_heads": hidden // 64, "intermediate_size": 4 * hidden}
+config = BertConfig(num_hidden_layers=layers, **sizes)
 BertModel.from_config(config).save_pretrained(sys.argv[1], max_shard_size="100GB")
 """
 LOAD = """
@@ -50,6 +51,28 @@ print(json.dumps([called - start, time.perf_counter() - start, None]))
 SIZES = {"BERT-base, 110 M parameters": (768, 12), "BERT of 1 B parameters": (2048, 19)}
 
 
+def rows_of(name: str, folder: Path, tiny: Path, rounds: int) -> list[list[str]]:
+    """Measure one checkpoint."""
+    programs: dict[str, measure.Program] = {
+        "pellucid": [LOAD.format("pellucid"), folder, tiny],
+        "transformers": [LOAD.format("transformers"), folder, tiny],
+        "reading the file, 1 thread": [READ, folder, "1"],
+        "reading the file, 4 threads": [READ, folder, "4"],
+    }
+    runs = measure.interleave(programs, rounds)
+    size = (folder / "model.safetensors").stat().st_size / 1e6
+    wanted = runs["transformers"][0].said[2]
+    rows = []
+    for library, found in runs.items():
+        called, touched = (f"{measure.median([run.said[i] for run in found]) * 1e3:.0f}" for i in (0, 1))
+        memory = f"{measure.median([run.mib for run in found]):,.0f}"
+        hidden = found[0].said[2]
+        apart = max(abs(a - b) for a, b in zip(hidden, wanted, strict=True)) if hidden else None
+        deviation = "" if apart is None else f"{apart:.0e}" if apart else "0"
+        rows.append([f"{name}, {size:,.0f} MB", library, called, touched, memory, deviation])
+    return rows
+
+
 def main() -> None:
     options = measure.arguments(__doc__ or "")
     rows = []
@@ -59,29 +82,9 @@ def main() -> None:
         for name, (hidden, layers) in list(SIZES.items())[: 1 if options.quick else None]:
             folder = Path(scratch) / str(hidden)
             measure.run(MAKE, folder, str(hidden), str(layers))
-            megabytes = (folder / "model.safetensors").stat().st_size / 1e6
-            runs = measure.interleave(
-                {
-                    "pellucid": [LOAD.format("pellucid"), folder, tiny],
-                    "transformers": [LOAD.format("transformers"), folder, tiny],
-                    "reading the file, 1 thread": [READ, folder, "1"],
-                    "reading the file, 4 threads": [READ, folder, "4"],
-                },
-                2 if options.quick else 7,
-            )
+            rows += rows_of(name, folder, tiny, 2 if options.quick else 7)
             (folder / "model.safetensors").unlink()
-            wanted = runs["transformers"][0].said[2]
-            for library, found in runs.items():
-                called, touched = (measure.median([run.said[i] for run in found]) for i in (0, 1))
-                hidden_states = found[0].said[2]
-                apart = (
-                    ""
-                    if hidden_states is None
-                    else f"{max(abs(a - b) for a, b in zip(hidden_states, wanted, strict=True)):.0e}"
-                )
-                rows.append([f"{name}, {megabytes:,.0f} MB", library, f"{called * 1e3:.0f}", f"{touched * 1e3:.0f}",
-                             f"{measure.median([run.mib for run in found]):,.0f}", apart])  # fmt: skip
-    heads = ["checkpoint, float32", "by", "call, ms", "read once, ms", "peak MiB", "deviation from the original"]
+    heads = ["checkpoint, float32", "by", "call, ms", "read once, ms", "peak MiB", "deviation"]
     measure.report("load", measure.table(heads, rows), save=options.save)
 
 

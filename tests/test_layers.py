@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from sources import NAMES, imports_of, tree_of
 
 import pellucid
+from sources import NAMES, imports_of, tree_of
 
 FLOORS = [
     {"errors", "folder", "hub", "download", "config"},

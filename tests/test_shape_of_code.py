@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+
 from sources import NAMES, PACKAGE, imports_of, tree_of
 
 MAX_FILE, MAX_FUNCTION = 600, 60  # lines

@@ -4,6 +4,7 @@ import ast
 import re
 
 import pytest
+
 from sources import NAMES, PACKAGE, tree_of
 
 TWINS = [

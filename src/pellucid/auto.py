@@ -10,7 +10,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .config import Config
+from .config import Config, shorten
 from .errors import ConfigError, InputError, did_you_mean
 from .folder import Folder
 from .hub import HubOptions, locate
@@ -38,8 +38,10 @@ def architecture_of(values: dict[str, Any], where: str) -> str:
     """
     kind = values.get("model_type")
     if kind is None:  # configs of 2018 and 2019 have no model_type
-        classes = [name for name in values.get("architectures") or [] if isinstance(name, str)]
-        kind = next((found for name in classes if (found := architecture_of_class(name))), None)
+        named = values.get("architectures")
+        classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        pairs = [(architecture_of_class(name), name) for name in classes]
+        kind = next((kind for kind, name in pairs if kind and hasattr(module_of(kind), name)), None)
     if kind is None:
         raise ConfigError(
             f"{where} has no model_type, and its architectures name no known class; expected one of "
@@ -47,7 +49,7 @@ def architecture_of(values: dict[str, Any], where: str) -> str:
         )
     if not isinstance(kind, str) or kind.replace("-", "_") not in architectures():
         raise ConfigError(
-            f"{where}: no architecture is called {kind!r}{did_you_mean(str(kind), architectures())}. "
+            f"{where}: no architecture is called {shorten(kind)}{did_you_mean(shorten(kind), architectures())}. "
             f"There are: {', '.join(architectures())}."
         )
     return kind.replace("-", "_")
@@ -116,22 +118,22 @@ class AutoModel:
         Raises:
             ConfigError: if the architecture is unknown or has no such head.
         """
-        if config is None:
-            with locate(name, HubOptions.take(dict(options)), want="weights") as folder:
-                values = folder.read_json("config.json")
-                model_class = cls.class_for(architecture_of(values, f"{folder.path}/config.json"))
-        else:
-            model_class = cls.class_for(type(config).model_type.replace("-", "_"))
-        return model_class.from_pretrained(name, config=config, **options)
+        if config is not None:
+            return cls.class_for(cls._architecture(config)).from_pretrained(name, config=config, **options)
+        with locate(name, HubOptions.take(options), want="weights") as folder:
+            architecture = architecture_of(folder.read_json("config.json"), f"{folder.path}/config.json")
+            return cls.class_for(architecture).from_pretrained(folder, **options)
 
     @classmethod
     def from_config(cls, config: Config, **options: Any) -> "Model":
-        """Build with random weights, in training mode."""
+        """Build with random weights, in training mode; options as in `Model.from_config`."""
+        return cls.class_for(cls._architecture(config)).from_config(config, **options)
+
+    @staticmethod
+    def _architecture(config: Config) -> str:
         if not isinstance(config, Config):
-            raise InputError(
-                f"from_config takes a configuration; got {type(config).__name__}. For a name use from_pretrained."
-            )
-        return cls.class_for(type(config).model_type.replace("-", "_")).from_config(config, **options)
+            raise InputError(f"config is a {type(config).__name__}; expected a configuration, as AutoConfig gives.")
+        return architecture_of({"model_type": config.model_type}, type(config).__name__)
 
     @classmethod
     def class_for(cls, architecture: str) -> "type[Model]":

@@ -41,7 +41,7 @@ BOOKKEEPING = frozenset(
     forced_eos_token_id gradient_checkpointing initializer_factor language length_penalty mask_token_id max_length
     min_length model_max_length name no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_past
     output_scores pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    prefix remove_invalid_values repetition_penalty return_dict_in_generate sentence_transformers sep_token_id
+    prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate sentence_transformers sep_token_id
     suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_weights_ tokenizer_class
     top_k top_p torchscript transformers.js_config transformers_version typical_p unk_token_id use_bfloat16
     use_flash_attn vocab_file xla_device
@@ -154,9 +154,8 @@ class Config:
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    output_hidden_states: bool = False  # these three: what a call does when it does not say
+    output_hidden_states: bool = False  # what a call does when it does not say
     output_attentions: bool = False
-    return_dict: bool = True
     use_cache: bool = True
 
     def __init_subclass__(cls) -> None:

@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +12,8 @@ from typing_extensions import Self
 
 from . import weights
 from .config import Config
-from .errors import ArgumentError, InputError, did_you_mean
-from .folder import rewrite
+from .errors import ArgumentError, InputError, WeightsError, did_you_mean, refuse_unknown
+from .folder import Folder, rewrite
 from .hub import HubOptions, locate, push
 from .loading import LoadReport, check_depth, check_memory, load
 from .outputs import ModelOutput
@@ -112,26 +113,26 @@ class Model(nn.Module):
 
     def _explain_index(self, error: IndexError, inputs: dict[str, Any]) -> Exception:
         """Turn a kernel's "index out of range" into the input, its value and the limit."""
-        tokens, limit = inputs.get("input_ids"), getattr(self.config, "max_position_embeddings", None)
-        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
-        if isinstance(tokens, Tensor) and tokens.dim() > 1 and limit and tokens.shape[1] > limit:
+        ids, words = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        length = ids.shape[-1] if isinstance(ids, Tensor) else words.shape[-2] if isinstance(words, Tensor) else 0
+        positions = getattr(self.config, "max_position_embeddings", None)
+        if positions and length > positions and inputs.get("position_ids") is None:
             return InputError(
-                f"The text has {tokens.shape[1]} tokens, this model reads {limit}; tokenize with truncation=True, "
+                f"The text has {length} tokens, this model reads {positions}; tokenize with truncation=True, "
                 "or use a pipeline, which reads long texts in windows."
             )
-        advice = {
+        limits = {
             "input_ids": ("vocab_size", "Does the tokenizer belong to this model?"),
             "position_ids": ("max_position_embeddings", "Positions count from 0 in every text."),
-            "token_type_ids": ("type_vocab_size", "They say which text of a pair a token is of."),
-            "labels": ("num_labels", "A label is a whole number; tokens that have none are -100."),
+            "token_type_ids": ("type_vocab_size", "They tell the texts of a pair apart."),
         }
-        for name, (field, hint) in advice.items():
+        for name, (field, hint) in limits.items():
             ids, limit = inputs.get(name), getattr(self.config, field, None)
-            if not isinstance(ids, Tensor) or not limit or not ids.numel():
-                continue
-            wrong = ids[(ids >= limit) | ((ids < 0) & ((ids != -100) | (name != "labels")))]
-            if wrong.numel():
-                return InputError(f"{name} holds {wrong[0].item()}; expected 0 to {limit - 1}. {hint}")
+            wrong = ids[(ids < 0) | (ids >= limit)] if isinstance(ids, Tensor) and limit else ()
+            if len(wrong):
+                return InputError(f"{name} holds {int(wrong[0])}; expected 0 to {limit - 1}. {hint}")
+        if str(error).startswith("Target"):
+            return InputError(f"labels: {error} Expected classes that the head has, or -100 where nothing is to learn.")
         return error
 
     @staticmethod
@@ -149,6 +150,8 @@ class Model(nn.Module):
             raise InputError(
                 f"{name} is a {type(value).__name__}; expected a tensor: tokenize with return_tensors='pt'."
             )
+        if name.endswith("_ids") and (value.is_floating_point() or value.dtype == torch.bool):
+            raise InputError(f"{name} is of {value.dtype}; expected whole numbers, such as torch.long.")
         return value
 
     # --- loading ------------------------------------------------------------------------------------------------------
@@ -156,7 +159,7 @@ class Model(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | os.PathLike,
+        name: str | os.PathLike | Folder,
         *,
         config: Config | None = None,
         dtype: str | torch.dtype = "auto",
@@ -169,15 +172,17 @@ class Model(nn.Module):
         """Load a checkpoint, in evaluation mode.
 
         Args:
-            name: a folder, or a name such as `"google-bert/bert-base-uncased"`.
+            name: a folder, by its path or open, or a name such as `"google-bert/bert-base-uncased"`.
             config: instead of the one beside the weights.
-            dtype: of the parameters: `"float32"`, `"bfloat16"`, ..., or `"auto"` for what config.json says, else the files.
+            dtype: of the parameters: `"float32"`, `"bfloat16"`, ..., or `"auto"` for what config.json says, else the
+                files.
             device: where the parameters go; the CPU by default.
             ignore_mismatched_sizes: whether head tensors that do not fit may be drawn at random instead.
             use_safetensors: True refuses pytorch_model.bin.
             output_loading_info: whether to return `(model, report)`.
-            options: those of the Hub (`revision`, `token`, `cache_dir`, `subfolder`, `force_download`, `local_files_only`);
-                every other keyword overrides a field of the config. `num_labels`, `id2label` or `label2id` allow a new head.
+            options: those of the Hub (`revision`, `token`, `cache_dir`, `subfolder`, `force_download`,
+                `local_files_only`); every other keyword overrides a field of the config. `num_labels`, `id2label` or
+                `label2id` allow a new head.
 
         Raises:
             HubError: if the files can not be had.
@@ -187,14 +192,11 @@ class Model(nn.Module):
         """
         dtype, device = options.pop("torch_dtype", dtype), options.pop("device_map", device)
         options.pop("attn_implementation", None)  # attend chooses the kernel; all give the same numbers
-        hub = HubOptions.take(options)
-        device, wanted = read_device(device), read_dtype(dtype)
-        new_head = (
-            ignore_mismatched_sizes
-            or config is not None
-            or bool(options.keys() & {"num_labels", "id2label", "label2id"})
-        )
-        with locate(name, hub, want="weights") as folder:
+        options.pop("low_cpu_mem_usage", None)  # it always is
+        device, wanted, hub = read_device(device), read_dtype(dtype), HubOptions.take(options)
+        relabelled = bool(options.keys() & {"num_labels", "id2label", "label2id"})
+        new_head = ignore_mismatched_sizes or config is not None or relabelled
+        with nullcontext(name) if isinstance(name, Folder) else locate(name, hub, want="weights") as folder:
             if config is None:
                 config = cls.config_class.from_folder(folder, **options)
             elif options:
@@ -203,29 +205,33 @@ class Model(nn.Module):
             check_depth(config, len(checkpoint.tensors))
             with torch.device("meta"):
                 model = cls(config)
-            if wanted is None:
-                stored = next(
-                    (t.dtype for t in checkpoint.tensors.values() if t.dtype.is_floating_point), torch.float32
-                )
-                wanted = DTYPES.get(config.dtype or "", stored)
-            report = load(
-                model, checkpoint, dtype=wanted, device=device, new_head=new_head, reshape_head=ignore_mismatched_sizes
+            wanted = wanted or _natural_dtype(config, checkpoint)
+            model.load_report = load(
+                model,
+                checkpoint,
+                dtype=wanted,
+                device=device,
+                new_head=new_head,
+                reshape_head=ignore_mismatched_sizes,
             )
-        model.load_report = report
         model.eval()
-        return (model, report) if output_loading_info else model  # type: ignore[return-value]
+        return (model, model.load_report) if output_loading_info else model  # type: ignore[return-value]
 
     @classmethod
     def from_config(cls, config: Config, *, dtype: str | torch.dtype | None = None) -> Self:
         """Build with random weights, in training mode.
 
+        Args:
+            config: of this class's architecture.
+            dtype: of the parameters; `"float32"` by default.
+
         Raises:
             ConfigError: if the parameters would not fit into memory.
         """
+        wanted = read_dtype(dtype) or torch.float32
         with torch.device("meta"):
             skeleton = cls(config)
-        wanted = read_dtype(dtype or "float32") or torch.float32
-        check_memory(skeleton.num_parameters() * wanted.itemsize, type(config).__name__)
+        check_memory(skeleton.num_parameters() * torch.float32.itemsize, type(config).__name__)
         return cls(config).to(wanted)
 
     # --- saving -------------------------------------------------------------------------------------------------------
@@ -235,7 +241,7 @@ class Model(nn.Module):
         path: str | os.PathLike,
         *,
         max_shard_size: int | str = "5GB",
-        state_dict: dict[str, Tensor] | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
         push_to_hub: bool = False,
         **options: Any,
     ) -> None:
@@ -244,7 +250,7 @@ class Model(nn.Module):
         Args:
             path: the folder; made if it does not exist. Files in it that are not weights or config.json stay.
             max_shard_size: bytes, or a text such as `"500MB"`; larger models are written as shards with an index.
-            state_dict: tensors to write instead of the model's own.
+            state_dict: tensors to write instead of the model's own, under the same names.
             push_to_hub: whether to upload the folder; `options` are those of `push_to_hub`.
 
         Raises:
@@ -253,18 +259,33 @@ class Model(nn.Module):
         """
         if options.pop("is_main_process", True) is False:
             return
-        options.pop("safe_serialization", None)
+        if options.pop("safe_serialization", True) is False:
+            raise ArgumentError(
+                "safe_serialization=False would write a pickle; leave it out to write model.safetensors."
+            )
         repo_id = options.pop("repo_id", os.path.basename(os.path.abspath(path)))
-        if options and not push_to_hub:
-            raise ArgumentError(f"save_pretrained has no argument {', '.join(map(repr, options))}.")
-        tied = self.tied if self.config.tie_word_embeddings else {}
-        tensors = {name: t for name, t in (state_dict or self.state_dict()).items() if name not in tied}
+        if not push_to_hub:
+            refuse_unknown("save_pretrained", options, ["max_shard_size", "state_dict", "push_to_hub"])
+        tensors = self._to_write(self.state_dict() if state_dict is None else state_dict)
         config = self.config.replace(architectures=[type(self).__name__], dtype=str(self.dtype))
         with rewrite(path, replaces=weights.is_weight_file) as staging:
             (staging / "config.json").write_text(config.to_json_string(), encoding="utf-8")
             weights.write(staging, tensors, max_shard_size=max_shard_size)
         if push_to_hub:
             push(path, repo_id, **options)
+
+    def _to_write(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Check that tensors are this model's, and leave out those that are tied to others."""
+        tied = self.tied if self.config.tie_word_embeddings else {}
+        own = {name: tensor.shape for name, tensor in self.state_dict().items() if name not in tied}
+        wrong = [name for name, tensor in tensors.items() if name in own and tensor.shape != own[name]]
+        wrong += [name for name in tensors if name not in own and name not in tied] + [
+            n for n in own if n not in tensors
+        ]
+        if wrong:
+            shown = ", ".join(f"{name}{did_you_mean(name, own) if name not in own else ''}" for name in wrong[:3])
+            raise WeightsError(f"state_dict does not fit {type(self).__name__}: {len(wrong)} wrong, such as {shown}.")
+        return {name: tensors[name] for name in own}
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload config and weights; options are `private`, `commit_message`, `token`, `revision`, `create_pr`."""
@@ -325,17 +346,19 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
 
+def _natural_dtype(config: Config, checkpoint: weights.Checkpoint) -> torch.dtype:
+    """Return the dtype that config.json names, else that of the files, if it is one to compute in."""
+    stored = {str(tensor.dtype).removeprefix("torch."): None for tensor in checkpoint.tensors.values()}
+    return next((DTYPES[name] for name in (config.dtype, *stored) if name in DTYPES), torch.float32)
+
+
 def read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Read a dtype by name; None for "auto"."""
     if dtype is None or dtype == "auto":
         return None
-    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        return dtype
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise InputError(
-            f"dtype is {dtype!r}; expected 'auto', {', '.join(map(repr, DTYPES))} or a torch dtype of that kind."
-        )
+        raise InputError(f"dtype is {dtype!r}; expected 'auto', {', '.join(map(repr, DTYPES))}, or such a torch.dtype.")
     return DTYPES[name]
 
 
