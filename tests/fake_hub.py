@@ -33,7 +33,7 @@ class Repository:
     always`, `silent` (never answers), `silent files` (answers about files, not with them), `cut` and `cut always` (the
     connection breaks in the middle of a large file), `no ranges` (the same, once, and a request for the rest gets it
     all), `short` and `long` (not the promised size), `flipped` (one byte is another), `not a hub` (HTML),
-    `hostile digest`, `hostile commit`, `hostile paths`.
+    `hostile digest`, `hostile commit`, `hostile paths`. And `xet`, where large files are said to be had through Xet.
     """
 
     name: str
@@ -179,6 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.endswith(LARGE):
             return self.send_file(repository, path, content, {"X-Repo-Commit": commit})
         headers = {"X-Linked-Etag": f'"{digest_of(path, content)}"', "X-Linked-Size": str(len(content))}
+        if repository.fault == "xet":
+            headers |= {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": f"{self.fake.url}/refresh"}
         location = f"http://localhost:{self.fake.port}/cdn/{repository.name}/{commit}/{path}"
         return self.send(302, headers={"Location": location, "X-Repo-Commit": commit, **headers})
 

@@ -649,3 +649,23 @@ def test_a_full_small_disk_and_a_mount_point(tmp_path):
                 assert version_of(folder) == 6
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_system_without_locks(tmp_path):
+    code = """
+    import sys
+    sys.modules["fcntl"] = None  # as on Windows
+    from pellucid.folder import Folder, rewrite
+    for version in ("1", "2"):
+        with rewrite(sys.argv[1]) as staging:
+            (staging / "config.json").write_text(f'{{"version": {version}}}')
+    print(Folder(sys.argv[1]).read_json("config.json"))
+    """
+    source = str(Path(pellucid.folder.__file__).parents[1])
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "model")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    assert (said.stdout, said.stderr) == ("{'version': 2}\n", "")

@@ -6,7 +6,6 @@ files or the new ones.
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -118,15 +117,15 @@ class Folder:
             content += piece
         return bytes(content)
 
-    def read_text(self, name: str) -> str:
+    def read_text(self, name: str, *, limit: int = WHOLE_FILE_LIMIT) -> str:
         """Return a UTF-8 file as text, without a byte order mark.
 
         Raises:
             MissingFileError: if there is no such file.
-            UnsafeFileError: if it is not a plain file or larger than `WHOLE_FILE_LIMIT`.
+            UnsafeFileError: if it is not a plain file or larger than `limit`.
             ConfigError, TokenizerError or WeightsError: if it is not UTF-8; which of them, the file's name decides.
         """
-        content = self.read_bytes(name)
+        content = self.read_bytes(name, limit=limit)
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -135,18 +134,19 @@ class Folder:
                 f"{self.path / name} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}. Fetch it again."
             ) from None
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in a file.
+    def read_json(self, name: str, *, limit: int = WHOLE_FILE_LIMIT) -> dict[str, Any]:
+        """Return the JSON object in a file of at most `limit` bytes.
 
         Raises:
             MissingFileError: if there is no such file.
-            UnsafeFileError: if it is not a plain file or larger than `WHOLE_FILE_LIMIT`.
+            UnsafeFileError: if it is not a plain file or larger than `limit`.
             ConfigError, TokenizerError or WeightsError: if it is not UTF-8, not JSON, not an object, has a key twice, a
                 number that is not finite, or nests too deep; which of them, the file's name decides.
         """
         error, place = _error_of(name), self.path / name
         try:
-            value = json.loads(self.read_text(name), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+            text = self.read_text(name, limit=limit)
+            value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
         except json.JSONDecodeError as fault:
             where = f"line {fault.lineno}, column {fault.colno}"
             raise error(f"{place} is broken in {where}: {fault.msg}. Fetch or save it again.") from None
@@ -244,7 +244,8 @@ def rewrite(path: str | os.PathLike[str], *, replaces: Callable[[str], bool] = l
     Yields an empty staging directory to write into. When the block ends without an exception, its files together with
     the old files that are neither overwritten nor replaced become `path`: everything is flushed to the disk, then two
     directories are exchanged by one system call. After an exception, a kill or a power cut `path` is what it was, and
-    the next `rewrite` removes what a killed one left. Concurrent writers take turns.
+    the next `rewrite` removes what a killed one left. Concurrent writers take turns; on a
+    system without `fcntl`, such as Windows, there are no turns, and the last to rename wins.
 
     Two cases are less than that. Where the system can not exchange (anything but Linux, some network file systems), the
     old directory is renamed aside and the new one renamed in: a reader between the two finds no folder. A directory
@@ -356,7 +357,7 @@ def _stage(target: Path) -> tuple[Path, int]:
     except OSError:
         staging.rmdir()
         raise
-    try_lock(lock)
+    _try_lock(lock)
     return staging, lock
 
 
@@ -391,8 +392,12 @@ def _lives(process: int) -> bool:
     return True
 
 
-def try_lock(descriptor: int) -> bool:
-    """Try to lock a directory; a file system that has no locks grants every one."""
+def _try_lock(descriptor: int) -> bool:
+    """Try to lock a directory; a system or file system that has no locks grants every one."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -409,7 +414,7 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not try_lock(descriptor)
+        return not _try_lock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -420,7 +425,7 @@ def _turn(place: Path) -> Iterator[None]:
     directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         end = time.monotonic() + _LOCK_SECONDS
-        while not try_lock(directory):
+        while not _try_lock(directory):
             if time.monotonic() > end:
                 raise TimeoutError(errno.ETIMEDOUT, f"another process has been writing it for {_LOCK_SECONDS:.0f} s")
             time.sleep(0.005)

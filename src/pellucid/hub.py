@@ -1,15 +1,14 @@
 """From a name to a folder on this machine: a directory, the cache shared with other libraries, or a download.
 
 A model that is cached and complete is opened without any request. A download asks the Hub once what the repository
-holds, fetches only what is wanted, hashes every byte while it arrives, and files nothing that is not what was promised.
+holds, fetches only what is wanted, and files nothing that is not what was promised.
 """
 
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,7 +28,7 @@ from .errors import (
 )
 from .folder import Folder, nearest_sibling
 
-Want = Literal["config", "tokenizer", "weights"]
+Want = Literal["config", "tokenizer", "weights", "modules"]
 
 # Patterns of what is fetched, in the order in which it appears in the cache: what makes a folder complete comes last.
 CONFIG_FILES = ("config.json",)
@@ -42,8 +41,12 @@ WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+MODULE_FILES = ("config.json", "config_sentence_transformers.json", "sentence_*_config.json", "modules.json")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken")
-ASKED_FOR = ("tokenizer_config.json", "tokenizer.json", "merges.txt")  # their absence is noted in the cache
+ASKED_FOR = {  # their absence is noted in the cache
+    "tokenizer": ("tokenizer_config.json", "tokenizer.json", "merges.txt"),
+    "modules": ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+}
 
 # Names of the time before repositories had an owner, which courses and books still use.
 OWNERS = {
@@ -70,7 +73,6 @@ OWNERS = {
 }
 
 EMBEDDED = "pellucid/"  # models that are shipped inside this package
-CONNECTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,8 @@ class _Cached:
 
     def is_usable(self, folder: Folder, want: Want) -> bool:
         """Whether the files suffice to work with."""
+        if want == "modules":
+            return self._is_known(folder, "modules.json")
         if want == "config":
             return "config.json" in folder
         if want == "weights":
@@ -257,7 +261,8 @@ class _Cached:
 
     def is_complete(self, folder: Folder, want: Want) -> bool:
         """Whether the repository is known to have nothing more that is wanted."""
-        return want != "tokenizer" or all(self._is_known(folder, name) for name in ASKED_FOR[:2])
+        needed = {"tokenizer": ASKED_FOR["tokenizer"][:2]}.get(want, ASKED_FOR.get(want, ()))
+        return all(self._is_known(folder, name) for name in needed)
 
     def has(self, name: str) -> bool:
         return (self.snapshot / name).exists()
@@ -267,30 +272,34 @@ class _Cached:
 
     def link(self, name: str, digest: str) -> None:
         """Let a downloaded file appear under its name."""
-        pointer = self.snapshot / name
-        pointer.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pointer.with_name(f".{os.urandom(8).hex()}")
-        try:
-            temporary.symlink_to(os.path.relpath(self.blob(digest), pointer.parent))
-        except OSError:  # a file system without links
-            shutil.copyfile(self.blob(digest), temporary)
-        os.replace(temporary, pointer)
+
+        def create(path: Path) -> None:
+            try:
+                path.symlink_to(os.path.relpath(self.blob(digest), path.parent))
+            except OSError:  # a file system without links
+                shutil.copyfile(self.blob(digest), path)
+
+        _put(self.snapshot / name, create)
 
     def note(self, absent: Iterable[str]) -> None:
         """Write down which commit the revision is, and which files that commit does not have."""
-        marks = [self._mark(name) for name in absent]
-        ref = self.root / "refs" / self.revision
-        for path in marks if self.revision == self.commit else [ref, *marks]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{os.urandom(8).hex()}")
-            temporary.write_text(str(self.commit) if path is ref else "", encoding="ascii")
-            os.replace(temporary, path)
+        for name in absent:
+            _put(self._mark(name), Path.touch)
+        if self.revision != self.commit:
+            _put(self.root / "refs" / self.revision, lambda path: path.write_text(str(self.commit), encoding="ascii"))
 
     def _mark(self, name: str) -> Path:
         return self.root / ".no_exist" / str(self.commit) / self.subfolder / name
 
     def _is_known(self, folder: Folder, name: str) -> bool:
         return name in folder or self._mark(name).exists()
+
+
+def _put(path: Path, create: Callable[[Path], Any]) -> None:
+    """Create a file and let it appear, whole, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create(temporary := path.with_name(f".{os.urandom(8).hex()}"))
+    os.replace(temporary, path)
 
 
 def _has_weights(folder: Folder, single: str, index: str) -> bool:
@@ -342,7 +351,7 @@ def _download(name: str, options: HubOptions, want: Want) -> Folder:
                 shards = shards_of(folder.read_json(index), index)
             wanted = {shard: here.get(shard) or _refuse_missing(hub, shard, here) for shard in shards}
             _fetch(hub, cached, wanted, again=options.force_download)
-        cached.note(absent=[name for name in ASKED_FOR if want == "tokenizer" and name not in here])
+        cached.note(absent=[name for name in ASKED_FOR.get(want, ()) if name not in here])
     except PellucidError:
         raise
     except OSError as error:
@@ -365,14 +374,19 @@ def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, 
 
 def _choose(hub: Hub, here: dict[str, Remote], want: Want) -> dict[str, Remote]:
     """Return the files to fetch, those last that make the folder complete."""
-    patterns = {"config": CONFIG_FILES, "tokenizer": TOKENIZER_FILES, "weights": WEIGHT_FILES}[want]
+    patterns = {
+        "config": CONFIG_FILES,
+        "tokenizer": TOKENIZER_FILES,
+        "weights": WEIGHT_FILES,
+        "modules": MODULE_FILES,
+    }[want]
     if want == "weights":
         pairs = [name for pair in WEIGHTS for name in pair if name in here]
         patterns = (*patterns, *(pairs[:1] or _refuse_missing(hub, "model.safetensors", here)))
     names = [
         name for pattern in patterns for name in here if fnmatchcase(name, pattern) and not re.search(r"[/\\\0]", name)
     ]
-    if want != "tokenizer" and "config.json" not in names:
+    if want in ("config", "weights") and "config.json" not in names:
         _refuse_missing(hub, "config.json", here)
     if not any(fnmatchcase(name, pattern) for name in names for pattern in VOCABULARIES) and want == "tokenizer":
         _refuse_missing(hub, "tokenizer.json", here)
@@ -389,29 +403,10 @@ def _refuse_missing(hub: Hub, name: str, here: dict[str, Remote]) -> NoReturn:
 
 
 def _fetch(hub: Hub, cached: _Cached, files: dict[str, Remote], *, again: bool) -> None:
-    """Download files side by side and, when all of them are here, let them appear in the cache."""
-    from concurrent.futures import ThreadPoolExecutor, as_completed
-
-    from tqdm import tqdm
-
-    (cached.root / "blobs").mkdir(parents=True, exist_ok=True)
+    """Download files and, when all of them are here, let them appear in the cache."""
     missing = {name: file for name, file in files.items() if again or not cached.has(name)}
-    quiet = not sys.stderr.isatty() or bool(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"))
-    size = sum(file.size for file in missing.values())
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=hub.repository, delay=2, leave=False, disable=quiet)
-    with bar, ThreadPoolExecutor(CONNECTIONS) as pool:
-        try:
-            tasks = [
-                pool.submit(
-                    hub.fetch, file, str(cached.commit), cached.blob(file.digest), again=again, arrived=bar.update
-                )
-                for file in missing.values()
-            ]
-            for task in as_completed(tasks):
-                task.result()
-        except BaseException:
-            hub.stop.set()
-            raise
+    for file in missing.values():
+        hub.fetch(file, str(cached.commit), cached.blob(file.digest), again=again)
     for name, file in missing.items():
         cached.link(name, file.digest)
 
@@ -447,50 +442,19 @@ def push(
         NotFoundError: if there is no such folder, or it is empty.
         HubError: if the Hub refuses; its subclasses say why.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
     Folder(folder_path).close()
     _check_name(repo_id)
     hub = Hub(repo_id, revision=revision or "main", token=token)
-    api = HfApi(endpoint=hub.endpoint, token=hub.token or False, library_name="pellucid")
-    try:
-        with _silent():
-            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision:
-                api.create_branch(repository, branch=revision, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repository,
-                folder_path=os.fspath(folder_path),
-                commit_message=commit_message or "Upload with Pellucid",
-                revision=revision,
-                create_pr=create_pr,
-                ignore_patterns=[".*"],
-            )
-    except HfHubHTTPError as error:
-        hub.refuse(error.response)
-    except hub.network_errors as error:
-        raise OfflineError(
-            f"{hub.endpoint} does not answer ({type(error).__name__}: {error}). Check the network."
-        ) from error
+    with hub.errors():
+        repository = hub.api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision:
+            hub.api.create_branch(repository, branch=revision, exist_ok=True)
+        commit = hub.api.upload_folder(
+            repo_id=repository,
+            folder_path=os.fspath(folder_path),
+            commit_message=commit_message or "Upload with Pellucid",
+            revision=revision,
+            create_pr=create_pr,
+            ignore_patterns=[".*"],
+        )
     return commit.pr_url or commit.commit_url
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the messages of huggingface_hub, and without a terminal its progress bars, off stderr."""
-    import logging
-
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    logger, bars = logging.getLogger("huggingface_hub"), are_progress_bars_disabled()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    if not bars and not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if not bars:
-            enable_progress_bars()
