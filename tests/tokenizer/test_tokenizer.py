@@ -51,7 +51,7 @@ def test_decoding_tidies_word_pieces(bert):
 def test_two_texts_are_a_pair(bert):
     encoded = bert("How are you?", "I'm fine, thank you!")
     assert bert.convert_ids_to_tokens(encoded["input_ids"]).count("[SEP]") == 2
-    assert encoded["token_type_ids"] == [0] * 6 + [1] * 8
+    assert encoded["token_type_ids"] == [0] * 6 + [1] * 9
     assert encoded.sequence_ids()[6:8] == [1, 1]
 
 
@@ -167,22 +167,18 @@ def test_threads_do_not_disturb_each_other(bert):
         {"truncation": True, "max_length": 40, "padding": "max_length", "return_tensors": "np"},
     ]
 
-    def work(number):
+    def encode(number):
         way = ways[number % len(ways)]
-        return [(dict(bert(texts, **way)), dict(bert(texts[5], **way))) for _ in range(8)]
+        results = [bert(texts, **way), bert(texts[5], **way)]
+        return [
+            {name: value.tolist() if hasattr(value, "tolist") else value for name, value in result.items()}
+            for result in results
+        ]
 
-    expected = [(dict(bert(texts, **way)), dict(bert(texts[5], **way))) for way in ways]
+    expected = [encode(number) for number in range(len(ways))]
     with ThreadPoolExecutor(16) as pool:
-        for number, results in enumerate(pool.map(work, range(32))):
-            for result in results:
-                for mine, single in zip(result, expected[number % len(ways)], strict=True):
-                    assert mine.keys() == single.keys()
-                    assert all(
-                        np.array_equal(mine[name], single[name])
-                        if name == "x"
-                        else str(mine[name]) == str(single[name])
-                        for name in mine
-                    )
+        for number, result in enumerate(pool.map(encode, range(256))):
+            assert result == expected[number % len(ways)]
 
 
 def test_threads_that_add_tokens(bert):
@@ -209,7 +205,7 @@ def test_copies(bert, clone):
     twin = clone(bert)
     assert type(twin) is type(bert)
     assert dict(twin([S1, "newtoken"], padding=True)) == dict(bert([S1, "newtoken"], padding=True))
-    twin.add_tokens(["another"])
+    twin.add_tokens(["anothertoken"])
     assert len(twin) == len(bert) + 1
 
 
@@ -254,7 +250,7 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules
 @pytest.mark.parametrize(
     "text, message",
     [
-        (None, "there is no text"),
+        (None, "text is None"),
         (5, r"text is 5 \(int\)"),
         (b"bytes", r"text is b'bytes' \(bytes\)"),
         ({"text": "a"}, "text is {'text': 'a'}"),
@@ -439,7 +435,7 @@ def test_setting_special_tokens(bert):
     assert bert.pad_token_id == 102
     bert.pad_token_id = 0
     assert bert.pad_token == "[PAD]"
-    with pytest.raises(InputError, match="'zork' is not in the vocabulary.*add_special_tokens"):
+    with pytest.raises(InputError, match=r"'zork' is not in the vocabulary.*add_special_tokens"):
         bert.pad_token = "zork"
     with pytest.raises(InputError, match="99999"):
         bert.eos_token_id = 99999
@@ -520,7 +516,7 @@ def test_wrapping_a_rust_tokenizer(bert, tmp_path):
         assert tokenizer.bos_token_id == 30522
     with pytest.raises(InputError, match="either tokenizer_object or tokenizer_file"):
         Tokenizer()
-    with pytest.raises(TokenizerError, match="absent.json can not be read"):
+    with pytest.raises(TokenizerError, match=r"absent\.json can not be read"):
         Tokenizer(tokenizer_file=tmp_path / "absent.json")
 
 

@@ -47,14 +47,20 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     if clip:
         _cut_as_clip(rust)
     else:
-        cut_into_words(rust, family, bool(settings.get("add_prefix_space", False)))
+        cut_into_words(rust, family.options.get("words"), bool(settings.get("add_prefix_space", False)))
     return rust
 
 
-def cut_into_words(rust: RustTokenizer, family: Family, prefix_space: bool) -> None:
-    """Set the steps before and after the model, all but the special tokens."""
-    words = {"llama3": LLAMA3_WORDS, "qwen": QWEN_WORDS}.get(family.options.get("words", ""))
-    if words == QWEN_WORDS:
+def cut_into_words(rust: RustTokenizer, way: str | None, prefix_space: bool) -> None:
+    """Set the steps before and after the model, all but the special tokens.
+
+    Args:
+        rust: the tokenizer.
+        way: "llama3" or "qwen"; None for GPT-2's.
+        prefix_space: whether a text begins as if a space stood before it.
+    """
+    words = {"llama3": LLAMA3_WORDS, "qwen": QWEN_WORDS, None: None}[way]
+    if way == "qwen":
         rust.normalizer = normalizers.NFC()
     level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=words is None)
     rust.pre_tokenizer = (

@@ -100,7 +100,7 @@ def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_ty
     Raises:
         TokenizerError: if the files are broken, or of a kind that is not implemented.
     """
-    settings = {**_read_settings(folder), **given}
+    settings = {**_one_spelling(_read_settings(folder)), **_one_spelling(given)}
     if cls is Tokenizer:
         cls = _class_of(folder, settings, model_type)  # pyright: ignore[reportAssignmentType]
     family = cls.family
@@ -117,8 +117,8 @@ def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_ty
         engine = Engine(_builder(folder, family, settings)(folder, plain, family))
         engine = _with_added_tokens(engine, folder, settings)
         frame(engine.rust, family, plain, str(folder.path))
-        if "extra_ids" in settings and "extra_special_tokens" not in settings:
-            settings.setdefault("additional_special_tokens", sentencepiece.sentinels(settings["extra_ids"]))
+        if "extra_ids" in settings:
+            settings.setdefault("extra_special_tokens", sentencepiece.sentinels(settings["extra_ids"]))
     try:
         return cls._from_engine(engine, {name: value for name, value in settings.items() if name not in _FILE_NOTES})
     except (InputError, TypeError, AttributeError) as error:
@@ -169,14 +169,21 @@ def _read_settings(folder: Folder) -> dict[str, Any]:
     return settings
 
 
+def _one_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the newer name of the special tokens without a role."""
+    settings = dict(settings)
+    if "additional_special_tokens" in settings:
+        settings.setdefault("extra_special_tokens", settings.pop("additional_special_tokens"))
+    return settings
+
+
 def _class_of(folder: Folder, settings: dict[str, Any], model_type: str | None) -> type[Tokenizer]:
     """Return the class that the files name; without a name, the one that the model's type uses."""
     name = settings.get("tokenizer_class")
     if name is None and model_type is None and "config.json" in folder:
         config = folder.read_json("config.json")
         name, model_type = config.get("tokenizer_class"), config.get("model_type")
-    name = name or class_of_model(str(model_type)) or "PreTrainedTokenizerFast"
-    return tokenizer_class(name) or Tokenizer
+    return tokenizer_class(name or class_of_model(str(model_type)) or "Tokenizer") or Tokenizer
 
 
 def _builder(

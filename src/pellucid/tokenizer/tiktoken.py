@@ -45,7 +45,7 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     merges = [(written(left), written(right)) for left, right in _merges(ranks)]
     # a text that is a token as a whole is that token, even if no merges lead there
     rust = RustTokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
-    cut_into_words(rust, family, False)
+    cut_into_words(rust, family.options.get("words", "llama3"), False)
     return rust
 
 

@@ -350,7 +350,7 @@ class Tokenizer(Vocabulary):
                 )
         elif padding is not True and padding != "longest":
             raise InputError(f"padding={padding!r} is not one of True, False, 'longest', 'max_length'.")
-        if multiple is not None and cut is not None and cut.max_length % _count("pad_to_multiple_of", multiple, 1):
+        if multiple is not None and _count("pad_to_multiple_of", multiple, 1) and cut and cut.max_length % multiple:
             raise InputError(f"max_length={cut.max_length} is not a multiple of pad_to_multiple_of={multiple}.")
         side = _side("padding_side", side or self.padding_side)
         token, id = self._pad()
@@ -442,6 +442,7 @@ class Tokenizer(Vocabulary):
             trainer_options: further arguments of the library's trainer, such as `min_frequency`.
 
         Raises:
+            ArgumentError: if the trainer has no such option.
             TokenizerError: if the vocabulary is of a kind that can not be trained.
         """
         from .training import train
@@ -472,16 +473,16 @@ class Tokenizer(Vocabulary):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as tokenizer_config.json has them, with those that only other programs understand."""
+        usual = list(self.family.model_input_names)
         now = {
             "model_max_length": self.model_max_length,
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
             "pad_token_type_id": self.pad_token_type_id,
-            "model_input_names": list(self.model_input_names),
+            "model_input_names": None if self.model_input_names == usual else list(self.model_input_names),
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             "split_special_tokens": self._engine.rust.encode_special_tokens,
             "chat_template": self.chat_template,
-            "name_or_path": self.name_or_path,
         }
         return {**self.init_kwargs, **self.special_tokens_map, **{name: value for name, value in now.items() if value}}
 

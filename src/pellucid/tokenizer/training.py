@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import pre_tokenizers, trainers
 
-from pellucid.errors import TokenizerError
+from pellucid.errors import TokenizerError, refuse_unknown
 
 from .special_tokens import NAMES, as_added_token
 
@@ -19,6 +19,13 @@ _TRAINERS = {
     "Unigram": trainers.UnigramTrainer,
     "WordLevel": trainers.WordLevelTrainer,
     "WordPiece": trainers.WordPieceTrainer,
+}
+_PIECES = ("initial_alphabet", "limit_alphabet", "min_frequency", "continuing_subword_prefix", "end_of_word_suffix")
+_OPTIONS = {
+    "BPE": (*_PIECES, "max_token_length"),
+    "Unigram": ("initial_alphabet", "shrinking_factor", "max_piece_length", "n_sub_iterations", "unk_token"),
+    "WordLevel": ("min_frequency",),
+    "WordPiece": _PIECES,
 }
 
 
@@ -38,6 +45,7 @@ def train(
         The new tokenizer and its settings.
 
     Raises:
+        ArgumentError: if the trainer has no such option.
         TokenizerError: if the vocabulary is of a kind that can not be trained.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -45,6 +53,7 @@ def train(
     kind = model["type"]
     if kind not in _TRAINERS:
         raise TokenizerError(f"a {kind} vocabulary can not be learned from texts; {', '.join(_TRAINERS)} can.")
+    refuse_unknown("train_new_from_iterator", options, (*_OPTIONS[kind], "show_progress"))
     special = []
     for token in tokenizer.added_tokens_decoder.values():
         if token.special or kind == "Unigram":  # which has its unknown token among them

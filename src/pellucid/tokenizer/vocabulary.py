@@ -49,13 +49,12 @@ class Vocabulary(SpecialTokens):
         """
         refuse_unknown("decode", unknown, _DECODE_ARGUMENTS)
         ids: Any = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        ids = [ids] if isinstance(ids, int) else ids
-        ids = [id.tolist() if hasattr(id, "tolist") else id for id in ids]
+        ids = [ids] if isinstance(ids, int) else list(ids)
+        if ids and not isinstance(ids[0], int):  # rows, or numbers of a tensor library
+            ids = [id.tolist() if hasattr(id, "tolist") else id for id in ids]
         if ids and isinstance(ids[0], (list, tuple)):
-            return [
-                self.decode(row, skip_special_tokens, clean_up_tokenization_spaces=clean_up_tokenization_spaces)
-                for row in ids
-            ]
+            options = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
+            return [self.decode(row, skip_special_tokens, **options) for row in ids]
         text = self._engine.decode(ids, skip_special_tokens)
         clean = (
             self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
