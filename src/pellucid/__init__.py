@@ -60,7 +60,7 @@ __all__ = sorted(HOME)
 
 def __getattr__(name: str) -> Any:
     """Find a public name; a class such as BertModel or BertTokenizer by the file it lives in."""
-    value = None
+    value, known = None, list(HOME)
     if name in HOME:
         value = getattr(import_module(f".{HOME[name]}", __name__), name)
     elif not name[0].isupper():
@@ -70,11 +70,12 @@ def __getattr__(name: str) -> Any:
     else:
         auto = import_module(".auto", __name__)
         architecture = auto.architecture_of_class(name)
-        value = getattr(auto.module_of(architecture), name, None) if architecture else None
+        classes = vars(auto.module_of(architecture)) if architecture else {}
+        value, known = classes.get(name), [*HOME, *classes]
     if value is None:
         from .errors import did_you_mean
 
-        raise AttributeError(f"pellucid has no {name!r}{did_you_mean(name, HOME)}.")
+        raise AttributeError(f"pellucid has no {name!r}{did_you_mean(name, known)}.")
     globals()[name] = value
     return value
 

@@ -10,7 +10,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .config import Config, shorten
+from .config import Config, read_values, shorten
 from .errors import ConfigError, InputError, did_you_mean
 from .folder import Folder
 from .hub import HubOptions, locate
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from .model import Model
 
 
-KIN: dict[str, str] = {}  # architecture -> the file it shares
+KIN = {  # architecture -> the file it shares
+    "camembert": "roberta",
+    "flaubert": "xlm",
+    "new": "gte",
+    "xlm_roberta": "roberta",
+}
 
 
 @cache
@@ -30,13 +35,21 @@ def architectures() -> list[str]:
     return sorted([*(module.name for module in pkgutil.iter_modules(models.__path__)), *KIN])
 
 
-def architecture_of(values: dict[str, Any], where: str) -> str:
+def architecture_of(values: dict[str, Any], where: str, model_type: str | None = None) -> str:
     """Return the architecture of a config.json, by `model_type`, else by the class in `architectures`.
 
+    Args:
+        values: the content of the file.
+        where: the file, for messages.
+        model_type: what the caller knows, for a file that does not say.
+
     Raises:
-        ConfigError: if there is none, with the nearest one.
+        ConfigError: if there is none, with the nearest one, or if the file contradicts the caller.
     """
     kind = values.get("model_type")
+    if None not in (kind, model_type) and kind != model_type:
+        raise ConfigError(f"{where} says model_type {shorten(kind)}; leave model_type={shorten(model_type)} out.")
+    kind = model_type if kind is None else kind
     if kind is None:  # configs of 2018 and 2019 have no model_type
         named = values.get("architectures")
         classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
@@ -45,7 +58,7 @@ def architecture_of(values: dict[str, Any], where: str) -> str:
     if kind is None:
         raise ConfigError(
             f"{where} has no model_type, and its architectures name no known class; expected one of "
-            f"{', '.join(architectures())}. If you know which it is, use the class: BertModel.from_pretrained(...)."
+            f"{', '.join(architectures())}. If you know which it is, say so: model_type='bert'."
         )
     if not isinstance(kind, str) or kind.replace("-", "_") not in architectures():
         raise ConfigError(
@@ -75,11 +88,11 @@ def config_class(architecture: str) -> type[Config]:
     raise ConfigError(f"models/{KIN.get(architecture, architecture)}.py has no Config of model_type {architecture!r}.")
 
 
-def read_config(folder: Folder, **overrides: Any) -> Config:
-    """Read config.json of an open folder with the class its model_type asks for."""
+def read_config(folder: Folder, model_type: str | None = None, **overrides: Any) -> Config:
+    """Read config.json of an open folder with the class its model_type, or else the caller's, asks for."""
     where = f"{folder.path}/config.json"
-    values = folder.read_json("config.json")
-    return config_class(architecture_of(values, where)).from_dict(values, where=where, **overrides)
+    values = read_values(folder)
+    return config_class(architecture_of(values, where, model_type)).from_dict(values, where=where, **overrides)
 
 
 class AutoConfig:
@@ -90,7 +103,15 @@ class AutoConfig:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, **options: Any) -> Config:
-        """Read the configuration of a folder or a model on the Hub; options as in `Config.from_pretrained`."""
+        """Read the configuration of a folder or a model on the Hub.
+
+        Args:
+            name: a folder, or a name such as `"google-bert/bert-base-uncased"`.
+            options: `model_type`, for a config.json that does not name its own; others as in `Config.from_pretrained`.
+
+        Raises:
+            ConfigError: if the architecture is unknown or the configuration impossible.
+        """
         with locate(name, HubOptions.take(options), want="config") as folder:
             return read_config(folder, **options)
 
@@ -112,16 +133,25 @@ class AutoModel:
         )
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, *, config: Config | None = None, **options: Any) -> "Model":
-        """Load a checkpoint, in evaluation mode; options as in `Model.from_pretrained`.
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, config: Config | None = None, model_type: str | None = None, **options: Any
+    ) -> "Model":
+        """Load a checkpoint, in evaluation mode.
+
+        Args:
+            name: a folder, or a name such as `"google-bert/bert-base-uncased"`.
+            config: instead of the one beside the weights.
+            model_type: the architecture, such as `"bert"`, for a config.json that does not name its own.
+            options: as in `Model.from_pretrained`.
 
         Raises:
             ConfigError: if the architecture is unknown or has no such head.
         """
         if config is not None:
-            return cls.class_for(cls._architecture(config)).from_pretrained(name, config=config, **options)
+            architecture = cls._architecture(config, model_type)
+            return cls.class_for(architecture).from_pretrained(name, config=config, **options)
         with locate(name, HubOptions.take(options), want="weights") as folder:
-            architecture = architecture_of(folder.read_json("config.json"), f"{folder.path}/config.json")
+            architecture = architecture_of(read_values(folder), f"{folder.path}/config.json", model_type)
             return cls.class_for(architecture).from_pretrained(folder, **options)
 
     @classmethod
@@ -130,10 +160,10 @@ class AutoModel:
         return cls.class_for(cls._architecture(config)).from_config(config, **options)
 
     @staticmethod
-    def _architecture(config: Config) -> str:
+    def _architecture(config: Config, model_type: str | None = None) -> str:
         if not isinstance(config, Config):
             raise InputError(f"config is a {type(config).__name__}; expected a configuration, as AutoConfig gives.")
-        return architecture_of({"model_type": config.model_type}, type(config).__name__)
+        return architecture_of({"model_type": config.model_type}, type(config).__name__, model_type)
 
     @classmethod
     def class_for(cls, architecture: str) -> "type[Model]":
@@ -146,7 +176,7 @@ class AutoModel:
         for suffix in cls.suffixes:
             if suffix in heads:
                 return heads[suffix]
-        has = ", ".join(f"Auto{'Model' if suffix == 'Model' else 'Model' + suffix}" for suffix in heads)
+        has = ", ".join(head.__name__ for head in heads.values())
         raise ConfigError(f"{architecture} has no class for {cls.__name__}; it has: {has}.")
 
 
@@ -158,19 +188,19 @@ def heads_of(architecture: str) -> "dict[str, type[Model]]":
     stem = config_class(architecture).__name__.removesuffix("Config")
     classes = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Model)]
     names = {v.__name__.removeprefix(stem): v for v in classes if v.__module__ == module.__name__}
-    return {suffix: v for suffix, v in names.items() if suffix == "Model" or suffix.startswith("For")}
+    return {s: v for s, v in names.items() if s == "Model" or s.startswith(("For", "LMHead", "WithLMHead"))}
 
 
 class AutoModelForPreTraining(AutoModel):
     """Loads a model with its pre-training heads."""
 
-    suffixes = ("ForPreTraining", "ForMaskedLM")
+    suffixes = ("ForPreTraining", "ForMaskedLM", "WithLMHeadModel", "LMHeadModel")
 
 
 class AutoModelForMaskedLM(AutoModel):
     """Loads a model that fills in masked words."""
 
-    suffixes = ("ForMaskedLM",)
+    suffixes = ("ForMaskedLM", "WithLMHeadModel")
 
 
 class AutoModelForNextSentencePrediction(AutoModel):
@@ -194,7 +224,7 @@ class AutoModelForTokenClassification(AutoModel):
 class AutoModelForQuestionAnswering(AutoModel):
     """Loads a model that finds an answer in a text."""
 
-    suffixes = ("ForQuestionAnswering",)
+    suffixes = ("ForQuestionAnsweringSimple", "ForQuestionAnswering")
 
 
 class AutoModelForMultipleChoice(AutoModel):

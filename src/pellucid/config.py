@@ -22,13 +22,14 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self, dataclass_transform
 
-from .errors import ArgumentError, ConfigError, did_you_mean
+from .errors import ArgumentError, ConfigError, did_you_mean, refuse_unknown
 from .folder import Folder, rewrite
 from .hub import HubOptions, locate, push
 
 log = logging.getLogger(__name__)
 
 MAX_LAYERS = 10_000
+CONFIG_LIMIT = 2**24  # bytes of config.json; one of 10,000 labels has less than a million
 MAX_SIZE = 10**8  # of a dimension, a vocabulary, a count of labels; the largest in use have a few million
 
 # Keys that change no number of a forward pass: provenance, training and generation habits of the original library.
@@ -41,10 +42,10 @@ BOOKKEEPING = frozenset(
     forced_eos_token_id gradient_checkpointing initializer_factor language length_penalty mask_token_id max_length
     min_length model_max_length name no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_past
     output_scores pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate sentence_transformers sep_token_id
-    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_weights_ tokenizer_class
-    top_k top_p torchscript transformers.js_config transformers_version typical_p unk_token_id use_bfloat16
-    use_flash_attn vocab_file xla_device
+    prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate sentence_transformers
+    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_weights_
+    tokenizer_class top_k top_p torchscript transformers.js_config transformers_version typical_p unk_token_id
+    unpad_inputs use_bfloat16 use_flash_attn use_memory_efficient_attention vocab_file xla_device
     """.split()  # noqa: SIM905
 )
 
@@ -72,7 +73,7 @@ MEANINGFUL = frozenset(
     rotary_emb_base rotary_emb_fraction rotary_value routed_scaling_factor scale_attention_softmax_in_fp32
     scale_attn_by_inverse_layer_idx scale_attn_weights scale_embedding share_att_key sinusoidal_embeddings
     sinusoidal_pos_embds sliding_window sliding_window_pattern state_size swiglu_limit token_dropout topk_group
-    topk_method trigram_input true_hidden_size type_vocab_size unpad_inputs use_bidirectional_attention
+    topk_method trigram_input true_hidden_size type_vocab_size use_bidirectional_attention
     use_bottleneck use_mems_eval use_parallel_residual use_qk_norm use_qkv_bias use_sliding_window v_head_dim
     window_size word_embed_proj_dim
     """.split()  # noqa: SIM905
@@ -82,6 +83,11 @@ MEANINGFUL = frozenset(
 SPELLINGS = {"torch_dtype": "dtype"}
 
 shorten = reprlib.repr  # a stranger's value in a message, however large it is
+
+
+def read_values(folder: Folder) -> dict[str, Any]:
+    """Return the content of config.json, unchecked."""
+    return folder.read_json("config.json", limit=CONFIG_LIMIT)
 
 
 @functools.cache
@@ -108,11 +114,15 @@ def _fits(value: Any, hint: Any) -> bool:
     return value is None if hint is type(None) else isinstance(value, hint)
 
 
+def _are_unnamed(labels: Any) -> bool:
+    return isinstance(labels, dict) and all(label == f"LABEL_{i}" for i, label in labels.items())
+
+
 def _says(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
-def _expects(name: str, value: Any, hint: Any) -> str | None:
+def _expects(name: str, value: Any, hint: Any, least: int) -> str | None:
     """Return what a field should be instead of `value`; its name tells a count, a size, a probability or an epsilon."""
     if not _fits(value, hint):
         return _says(hint)
@@ -121,7 +131,7 @@ def _expects(name: str, value: Any, hint: Any) -> str | None:
     if name.endswith("layers") or name == "n_layer":
         return None if 0 <= value <= MAX_LAYERS else f"0 to {MAX_LAYERS}"
     if name.endswith(("_size", "_heads", "dim", "_embeddings")):
-        return None if 1 <= value <= MAX_SIZE else f"1 to {MAX_SIZE}"
+        return None if least <= value <= MAX_SIZE else f"{least} to {MAX_SIZE}"
     if "dropout" in name:
         return None if 0 <= value < 1 else "a probability, 0 <= p < 1"
     if name.endswith(("_eps", "_range")):
@@ -143,6 +153,7 @@ class Config:
 
     model_type: ClassVar[str] = ""
     inert: ClassVar[dict[str, Any]] = {}  # keys with a meaning not implemented here, at the value that changes nothing
+    optional: ClassVar[tuple[str, ...]] = ()  # sizes that may be 0, when there is no such part
     aliases: ClassVar[dict[str, str]] = {}  # other architectures' names of the same field, e.g. hidden_size -> dim
 
     architectures: list[str] | None = None
@@ -202,7 +213,8 @@ class Config:
         faults = list(faults)
         hints = _hints(type(self))
         for name in self.fields():
-            if (expected := _expects(name, value := getattr(self, name), hints[name])) is not None:
+            value, least = getattr(self, name), 0 if name in self.optional else 1
+            if (expected := _expects(name, value, hints[name], least)) is not None:
                 faults.append(f"{name} is {shorten(value)}; expected {expected}")
         for name, value in self._extra.items():
             if name in self.inert and value is not None and value != self.inert[name]:
@@ -265,8 +277,8 @@ class Config:
                 yield f"label2id is {shorten(ids)}; expected every id once"
         if count is not None and not (_fits(count, int) and 1 <= count <= MAX_SIZE):
             yield f"num_labels is {shorten(count)}; expected 1 to {MAX_SIZE}"
-        elif count is not None and not labels:
-            labels = {i: f"LABEL_{i}" for i in range(count)}
+        elif count is not None and (not labels or (len(labels) != count and _are_unnamed(labels))):
+            labels, ids = {i: f"LABEL_{i}" for i in range(count)}, None
         elif count is not None and isinstance(labels, dict) and count != len(labels):
             yield f"num_labels is {count}, but there are {len(labels)} labels; give one of them"
         if labels:
@@ -278,7 +290,7 @@ class Config:
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         known = [*self.fields(), "num_labels", *self.aliases]
-        allowed = {*known, *SPELLINGS, *BOOKKEEPING, *self.inert, *MEANINGFUL, *self._extra}
+        allowed = {"model_type", *known, *SPELLINGS, *BOOKKEEPING, *self.inert, *MEANINGFUL, *self._extra}
         if unknown := [f"{name!r}{did_you_mean(name, known)}" for name in names if name not in allowed]:
             raise ArgumentError(f"{type(self).__name__} has no field {', nor '.join(unknown)}.")
 
@@ -304,7 +316,7 @@ class Config:
     @classmethod
     def from_folder(cls, folder: Folder, **overrides: Any) -> Self:
         """Read config.json of an open folder."""
-        return cls.from_dict(folder.read_json("config.json"), where=f"{folder.path}/config.json", **overrides)
+        return cls.from_dict(read_values(folder), where=f"{folder.path}/config.json", **overrides)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, **options: Any) -> Self:
@@ -349,7 +361,7 @@ class Config:
             result.pop("num_labels", None)
             result.pop("_num_labels", None)
         result |= copy.deepcopy(self._extra)
-        return {"model_type": self.model_type, **result} if self.model_type else result
+        return result if "model_type" in result or not self.model_type else {"model_type": self.model_type, **result}
 
     def to_json_string(self) -> str:
         """Return config.json as text."""
@@ -357,13 +369,20 @@ class Config:
 
     def save_pretrained(self, path: str | os.PathLike, *, push_to_hub: bool = False, **options: Any) -> None:
         """Write config.json into a folder, all or nothing."""
+        repo_id = options.pop("repo_id", os.path.basename(os.path.abspath(path)))
+        if not push_to_hub:
+            refuse_unknown("save_pretrained", options, ["push_to_hub"])
         with rewrite(path) as staging:
             (staging / "config.json").write_text(self.to_json_string(), encoding="utf-8")
-        repo_id = options.pop("repo_id", os.path.basename(os.path.abspath(path)))
         if push_to_hub:
             push(path, repo_id, **options)
 
     # --- reading attributes -------------------------------------------------------------------------------------------
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens of a text that the model reads at once; None when there is no limit."""
+        return getattr(self, "max_position_embeddings", None)
 
     @property
     def num_labels(self) -> int:

@@ -1,6 +1,7 @@
 """Where each token of a batch sits: in which sequence, at which position, and what is padding.
 
-A batch is *padded*, (B, T) with one text a row, or *packed*, (1, N) with several texts one after the other and no padding.
+A batch is *padded*, (B, T) with one text a row, or *packed*, (1, N) with several texts one after the other and no
+padding.
 A model file treats both alike: it takes positions from here, and hands the layout on to `attend`.
 """
 
@@ -40,7 +41,7 @@ class Layout:
 
         Raises:
             ShapeError: if `tokens` is not a batch.
-            InputError: if the mask is not of the tokens' shape.
+            InputError: if the mask is not of the tokens' shape, or holds anything but 0 and 1.
         """
         if tokens.dim() < 2:
             raise ShapeError(
@@ -57,13 +58,22 @@ class Layout:
         positions = torch.arange(length, device=tokens.device).expand(batch, length)
         if attention_mask is None:
             return Layout(positions)
+        if not isinstance(attention_mask, Tensor):
+            raise InputError(
+                f"attention_mask is a {type(attention_mask).__name__}; expected a tensor, (batch, length)."
+            )
         if attention_mask.shape != (batch, length):
             raise InputError(
-                f"attention_mask has the shape {tuple(attention_mask.shape)}, the input {(batch, length)}; expected the same."
+                f"attention_mask has the shape {tuple(attention_mask.shape)}, the input {(batch, length)}; "
+                "expected the same."
             )
         keep = attention_mask.bool()
-        if not torch.compiler.is_compiling() and bool(keep.all()):
-            return Layout(positions)  # a mask of ones costs a kernel its fast path and changes nothing
+        if not torch.compiler.is_compiling():
+            if bool((keep != attention_mask).any()):
+                wrong = attention_mask[keep != attention_mask][0].item()
+                raise InputError(f"attention_mask holds {wrong}; expected 1 on real tokens and 0 on padding.")
+            if bool(keep.all()):
+                return Layout(positions)  # a mask of ones costs a kernel its fast path and changes nothing
         first = keep.int().argmax(dim=-1, keepdim=True)  # (B, 1)
         return Layout((positions - first).clamp(min=0), keep)
 
@@ -93,6 +103,15 @@ class Layout:
             return self.positions.new_zeros(len(self.positions))
         return self.keep.int().argmax(dim=-1)
 
+    @property
+    def spans(self) -> Tensor:
+        """How many tokens there are from each text's first real one to its last, (B,) or, packed, (texts,)."""
+        if self.lengths is not None:
+            return torch.tensor(self.lengths, device=self.positions.device)
+        if self.keep is None:
+            return self.positions.new_full((len(self.positions),), self.positions.shape[1])
+        return ((self.positions + 1) * self.keep).amax(dim=-1)
+
     def first(self, x: Tensor) -> Tensor:
         """Pick the first real token of each text: (B, T, E) to (B, E), or packed (1, N, E) to (texts, E)."""
         if self.lengths is not None:
@@ -100,6 +119,33 @@ class Layout:
         if self.keep is None:
             return x[:, 0]
         return x[torch.arange(len(x), device=x.device), self.starts]
+
+    def last(self, x: Tensor) -> Tensor:
+        """Pick the last real token of each text: (B, T, E) to (B, E), or packed (1, N, E) to (texts, E)."""
+        if self.lengths is not None:
+            return x[0, self.starts + self.spans - 1]
+        if self.keep is None:
+            return x[:, -1]
+        return x[torch.arange(len(x), device=x.device), self.starts + self.spans - 1]
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Add up the real tokens of each text: (B, T, ...) to (B, ...), or packed (1, N, ...) to (texts, ...)."""
+        if self.sequence is not None and self.lengths is not None:
+            return x.new_zeros(len(self.lengths), *x.shape[2:]).index_add(0, self.sequence[0], x[0])
+        if self.keep is not None:
+            x = x * self.keep.view(*self.keep.shape, *[1] * (x.dim() - 2))
+        return x.sum(1)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Average the real tokens of each text: (B, T, ...) to (B, ...), or packed (1, N, ...) to (texts, ...)."""
+        count = self.sum(torch.ones_like(self.positions)).clamp(min=1)
+        return self.sum(x) / count.view(-1, *[1] * (x.dim() - 2))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Give each token what its text has: (B, ...) to (B, T, ...), or packed (texts, ...) to (1, N, ...)."""
+        if self.sequence is not None:
+            return x[self.sequence]
+        return x[:, None].expand(*self.positions.shape, *x.shape[1:])
 
     def unpack(self, x: Tensor) -> "tuple[Tensor, Layout]":
         """Give each text of a packed batch a row of its own: (1, N, ...) to (texts, T, ...) and the layout of that.
@@ -122,3 +168,24 @@ class Layout:
         if self.lengths is None:
             return x
         return torch.cat([row[:length] for row, length in zip(x, self.lengths, strict=True)])[None]
+
+    def align(self, x: Tensor) -> "tuple[Tensor, Layout]":
+        """Give each text a row that begins with its first token, (texts, T, ...), and the layout of that.
+
+        As `unpack`, but padding on the left moves to the right, too. For what counts tokens in groups.
+        """
+        if self.lengths is not None or self.keep is None:
+            return self.unpack(x)
+        keep = self._roll(self.keep, self.starts)
+        places = torch.arange(keep.shape[1], device=x.device)
+        return self._roll(x, self.starts), Layout(places.expand(keep.shape), keep)
+
+    def unalign(self, x: Tensor) -> Tensor:
+        """Put the rows that `align` made back into their places."""
+        return self.pack(x) if self.lengths is not None or self.keep is None else self._roll(x, -self.starts)
+
+    @staticmethod
+    def _roll(x: Tensor, steps: Tensor) -> Tensor:
+        """Move each row to the left by its own number of steps, (B,), and what falls out to its end."""
+        rows, places = (torch.arange(size, device=x.device) for size in x.shape[:2])
+        return x[rows[:, None], (places + steps[:, None]) % x.shape[1]]

@@ -80,26 +80,27 @@ def load(
     for name, source in tied.items():
         if name in found and source in expected and source not in found:  # stored once, under the other name
             found[source] = found.pop(name)
-    stored = {name: checkpoint.tensors[source] for name, source in found.items()}
+    stored = checkpoint.tensors
     shapes = {
-        name: f"file {list(tensor.shape)}, model {list(expected[name].shape)}"
-        for name, tensor in stored.items()
-        if tensor.shape != tuple(expected[name].shape)
+        name: (list(stored[source].shape), list(expected[name].shape))
+        for name, source in found.items()
+        if stored[source].shape != tuple(expected[name].shape)
     }
-    inexact = {name: str(tensor.dtype) for name, tensor in stored.items() if not tensor.dtype.is_floating_point}
+    inexact = {
+        name: stored[source].dtype for name, source in found.items() if not stored[source].dtype.is_floating_point
+    }
     missing = [name for name in expected if name not in found and name not in tied]
     head_missing = [name for name in missing if _is_head(model, name)]
     head_shapes = [name for name in shapes if _is_head(model, name)]
     faults = {
         "missing in the checkpoint": [n for n in missing if not (new_head and n in head_missing)],
         "not in the model": [n for n in ignored if _is_backbone_name(model, n, checkpoint)],
-        "of another shape": [f"{n} ({how})" for n, how in shapes.items() if not (reshape_head and n in head_shapes)],
+        "of another shape": [n for n in shapes if not (reshape_head and n in head_shapes)],
         "not floating point": [f"{n} ({kind})" for n, kind in inexact.items()],
     }
     if any(faults.values()):
-        raise WeightsError(
-            _explain(model, checkpoint, faults, set(missing) <= set(head_missing), set(shapes) <= set(head_shapes))
-        )
+        only_head = set(missing) <= set(head_missing) and set(shapes) <= set(head_shapes)
+        raise WeightsError(_explain(model, checkpoint, faults, shapes, only_head))
     _check_ties(model, checkpoint, found, tied)
     new = [*head_missing, *head_shapes]
     sources = {name: stored for name, stored in found.items() if name not in new and name not in tied}
@@ -130,7 +131,7 @@ def _assign_names(model: "Model", checkpoint: Checkpoint) -> tuple[dict[str, str
         place = next((n for n in [*names, *(add + n for n in names)] if n in expected and n not in found), None)
         if place is not None:
             found[place] = stored
-        elif not name.endswith("position_ids"):  # a buffer of old versions, which only counts from 0
+        elif not name.endswith(model.unread):
             left.append(stored)
     return found, left
 
@@ -160,7 +161,9 @@ def _drop_absent_parts(model: "Model", checkpoint: Checkpoint) -> None:
     if hasattr(model, model.prefix):
         return
     for part in model.optional:
-        if not any(name.removeprefix(f"{model.prefix}.").startswith(f"{part}.") for name in checkpoint.tensors):
+        learned = any(name.startswith(f"{part}.") for name, _ in model.named_parameters())
+        stored = any(name.removeprefix(f"{model.prefix}.").startswith(f"{part}.") for name in checkpoint.tensors)
+        if learned and not stored:
             setattr(model, part, None)
 
 
@@ -168,28 +171,40 @@ def _drop_absent_parts(model: "Model", checkpoint: Checkpoint) -> None:
 
 
 def _explain(
-    model: "Model", checkpoint: Checkpoint, faults: dict[str, list[str]], only_head: bool, only_head_shapes: bool
+    model: "Model",
+    checkpoint: Checkpoint,
+    faults: dict[str, list[str]],
+    shapes: dict[str, tuple[list[int], list[int]]],
+    only_head: bool,
 ) -> str:
     lines = [f"The weights in {checkpoint.folder.path} do not fit {type(model).__name__}."]
     for kind, names in faults.items():
         if names:
-            shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-            lines.append(f"  {len(names)} {kind}: {shown}")
+            detail = {n: f" (file {file}, model {own})" for n, (file, own) in shapes.items()}
+            shown = ", ".join(n + detail.get(n, "") for n in names[:6])
+            lines.append(f"  {len(names)} {kind}: {shown}" + (f" and {len(names) - 6} more" if len(names) > 6 else ""))
     missing, extra = faults["missing in the checkpoint"], faults["not in the model"]
     if missing and extra and (hint := did_you_mean(missing[0], extra)):
         lines.append(f"  For {missing[0]}{hint}")
-    has = ", ".join(model.config.architectures or []) or "another architecture or size"
+    has = ", ".join(model.config.architectures or [])
+    count = model.config.num_labels
+    labels = {file[0] for file, own in shapes.values() if own[:1] == [count]} - {count}
     if missing and set(missing) <= set(model.tied):
         lines.append("  The checkpoint stores what is tied once: leave tie_word_embeddings at true.")
     elif missing and only_head:
-        lines.append("  To train a new head on this encoder, say so: num_labels=..., or ignore_mismatched_sizes=True.")
-    elif faults["of another shape"] and only_head_shapes and not missing and not extra:
+        says = f" (config.json says {has})" if has else ""
         lines.append(
-            "  To train a new head of the config's size, pass ignore_mismatched_sizes=True; "
-            "else correct num_labels or id2label."
+            f"  This head is not in it{says}. To train a new one, say so: num_labels=..., "
+            "or ignore_mismatched_sizes=True."
         )
+    elif faults["of another shape"] and only_head and not extra:
+        own = f"To use it, pass num_labels={min(labels)}, or id2label with their names. " if labels else ""
+        lines.append(f"  Its head has another size. {own}To train a new one, pass ignore_mismatched_sizes=True.")
     else:
-        lines.append(f"  Its config.json says {has}: load it with that class, or fetch the matching weights.")
+        lines.append(
+            f"  Its config.json says {has or 'another architecture or size'}: load it with that class, "
+            "or fetch the matching weights."
+        )
     return "\n".join(lines)
 
 

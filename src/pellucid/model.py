@@ -2,12 +2,13 @@
 
 import inspect
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from . import weights
@@ -22,7 +23,7 @@ from .recording import record, recording
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 }
-# Arguments of the original's forward that ask for nothing when they are None (or, for use_cache, in a model without a cache).
+# Arguments of the original's forward that ask for nothing when None (or, for use_cache, in a model without a cache).
 NOTHING = frozenset(
     {"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position", "use_cache"}
 )
@@ -33,20 +34,22 @@ class Model(nn.Module):
 
     Attributes:
         config_class: the class of `config`.
-        prefix: the attribute under which headed classes hold the backbone; it opens the backbone's names in a checkpoint.
-        layers: where the backbone keeps its layers, as a dotted name.
+        prefix: the attribute under which headed classes hold the backbone; its names in a checkpoint begin with it.
+        stack: where the backbone keeps its layers, as a dotted name.
         optional: parts of the backbone that checkpoints may lack.
-        tied: parameters that are another's under a second name, {name: source}.
+        tied: parameters that are another's under a second name, {name: source}, where the config gives them one.
         legacy_names: old spellings in checkpoints, {old part: new part}.
+        unread: ends of the names of tensors that checkpoints hold and no class reads.
         load_report: what `from_pretrained` did; None for a model that was not loaded.
     """
 
     config_class: ClassVar[type[Config]] = Config
     prefix: ClassVar[str] = ""
-    layers: ClassVar[str] = ""
+    stack: ClassVar[str] = ""
     optional: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[dict[str, str]] = {}
     legacy_names: ClassVar[dict[str, str]] = {}
+    unread: ClassVar[tuple[str, ...]] = ("position_ids",)  # of old versions, which only count from 0
     accepts: ClassVar[tuple[str, ...]] = ()  # the arguments of forward
     load_report: LoadReport | None = None
 
@@ -61,6 +64,11 @@ class Model(nn.Module):
             )
         config.check()  # fields may have been set since it was built
         self.config = config
+
+    @property
+    def backbone(self) -> "Model":
+        """The model without its head; itself when it has none."""
+        return getattr(self, self.prefix, self)
 
     # --- calling ------------------------------------------------------------------------------------------------------
 
@@ -83,15 +91,14 @@ class Model(nn.Module):
             return super().__call__(*args, **inputs)
         hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        named = self.config.return_dict if return_dict is None else return_dict
         try:
             if hidden or attentions:
                 output = self._recorded(args, inputs, hidden, attentions)
             else:
                 output = super().__call__(*args, **inputs)
         except IndexError as error:
-            raise self._explain_index(error, dict(zip(self.accepts, args, strict=False)) | inputs) from error
-        return output if named else output.to_tuple()
+            raise self.explain_index(error, dict(zip(self.accepts, args, strict=False)) | inputs) from error
+        return output.to_tuple() if return_dict is False else output
 
     def _asks_nothing(self, name: str, value: Any) -> bool:
         if name in self.accepts:
@@ -104,32 +111,35 @@ class Model(nn.Module):
         )
 
     def _recorded(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> ModelOutput:
-        backbone = getattr(self, self.prefix, self)
-        with record(backbone.get_submodule(backbone.layers).children(), attentions=attentions) as seen:
+        with record(self.backbone, self.backbone.recorded_layers(), attentions=attentions) as seen:
             output = super().__call__(*args, **inputs)
         output.hidden_states = tuple(seen.hidden_states) if hidden else None
-        output.attentions = tuple(seen.attentions) if attentions else None
+        output.attentions = tuple(seen.attentions) or None if attentions else None
         return output
 
-    def _explain_index(self, error: IndexError, inputs: dict[str, Any]) -> Exception:
+    def recorded_layers(self) -> Iterable[nn.Module]:
+        """Return the modules of a backbone whose outputs are the hidden states."""
+        return self.get_submodule(self.stack).children()
+
+    def explain_index(self, error: IndexError, inputs: dict[str, Any]) -> Exception:
         """Turn a kernel's "index out of range" into the input, its value and the limit."""
         ids, words = inputs.get("input_ids"), inputs.get("inputs_embeds")
         length = ids.shape[-1] if isinstance(ids, Tensor) else words.shape[-2] if isinstance(words, Tensor) else 0
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if positions and length > positions and inputs.get("position_ids") is None:
+        limit = self.config.max_tokens
+        if limit is not None and length > limit and inputs.get("position_ids") is None:
             return InputError(
-                f"The text has {length} tokens, this model reads {positions}; tokenize with truncation=True, "
+                f"The text has {length} tokens, this model reads {limit}; tokenize with truncation=True, "
                 "or use a pipeline, which reads long texts in windows."
             )
         limits = {
             "input_ids": ("vocab_size", "Does the tokenizer belong to this model?"),
             "position_ids": ("max_position_embeddings", "Positions count from 0 in every text."),
             "token_type_ids": ("type_vocab_size", "They tell the texts of a pair apart."),
+            "langs": ("n_langs", "They number the languages that the model knows."),
         }
         for name, (field, hint) in limits.items():
             ids, limit = inputs.get(name), getattr(self.config, field, None)
-            wrong = ids[(ids < 0) | (ids >= limit)] if isinstance(ids, Tensor) and limit else ()
-            if len(wrong):
+            if isinstance(ids, Tensor) and limit and len(wrong := ids[(ids < 0) | (ids >= limit)]):
                 return InputError(f"{name} holds {int(wrong[0])}; expected 0 to {limit - 1}. {hint}")
         if str(error).startswith("Target"):
             return InputError(f"labels: {error} Expected classes that the head has, or -100 where nothing is to learn.")
@@ -190,6 +200,8 @@ class Model(nn.Module):
             WeightsError: if the tensors are not exactly those of the model.
             ArgumentError: for a keyword that is no option and no field.
         """
+        if config is not None and not isinstance(config, cls.config_class):
+            raise InputError(f"config is a {type(config).__name__}; expected a {cls.config_class.__name__}.")
         dtype, device = options.pop("torch_dtype", dtype), options.pop("device_map", device)
         options.pop("attn_implementation", None)  # attend chooses the kernel; all give the same numbers
         options.pop("low_cpu_mem_usage", None)  # it always is
@@ -203,7 +215,7 @@ class Model(nn.Module):
                 config = config.replace(**options)
             checkpoint = weights.Checkpoint(folder, safetensors_only=bool(use_safetensors))
             check_depth(config, len(checkpoint.tensors))
-            with torch.device("meta"):
+            with torch.device("meta"), Skeleton():
                 model = cls(config)
             wanted = wanted or _natural_dtype(config, checkpoint)
             model.load_report = load(
@@ -229,9 +241,9 @@ class Model(nn.Module):
             ConfigError: if the parameters would not fit into memory.
         """
         wanted = read_dtype(dtype) or torch.float32
-        with torch.device("meta"):
+        with torch.device("meta"), Skeleton():
             skeleton = cls(config)
-        check_memory(skeleton.num_parameters() * torch.float32.itemsize, type(config).__name__)
+        check_memory(skeleton.num_parameters() * max(4, wanted.itemsize), type(config).__name__)
         return cls(config).to(wanted)
 
     # --- saving -------------------------------------------------------------------------------------------------------
@@ -245,13 +257,14 @@ class Model(nn.Module):
         push_to_hub: bool = False,
         **options: Any,
     ) -> None:
-        """Write config.json and model.safetensors (or shards) into a folder; the whole folder changes at once or not at all.
+        """Write config.json and model.safetensors (or shards) into a folder, which changes at once or not at all.
 
         Args:
             path: the folder; made if it does not exist. Files in it that are not weights or config.json stay.
             max_shard_size: bytes, or a text such as `"500MB"`; larger models are written as shards with an index.
             state_dict: tensors to write instead of the model's own, under the same names.
-            push_to_hub: whether to upload the folder; `options` are those of `push_to_hub`.
+            push_to_hub: whether to upload the folder too.
+            options: those of the method `push_to_hub`, and `repo_id`, by default the folder's name.
 
         Raises:
             SaveError: if the folder could not be written; what was there before still is.
@@ -278,13 +291,14 @@ class Model(nn.Module):
         """Check that tensors are this model's, and leave out those that are tied to others."""
         tied = self.tied if self.config.tie_word_embeddings else {}
         own = {name: tensor.shape for name, tensor in self.state_dict().items() if name not in tied}
-        wrong = [name for name, tensor in tensors.items() if name in own and tensor.shape != own[name]]
-        wrong += [name for name in tensors if name not in own and name not in tied] + [
-            n for n in own if n not in tensors
-        ]
+        wrong = [f"{name}{did_you_mean(name, own)}" for name in tensors if name not in own and name not in tied]
+        wrong += [name for name in own if name not in tensors or tensors[name].shape != own[name]]
         if wrong:
-            shown = ", ".join(f"{name}{did_you_mean(name, own) if name not in own else ''}" for name in wrong[:3])
-            raise WeightsError(f"state_dict does not fit {type(self).__name__}: {len(wrong)} wrong, such as {shown}.")
+            raise WeightsError(
+                f"state_dict does not fit {type(self).__name__}; foreign, missing or of another shape: "
+                + ", ".join(wrong[:6])
+                + (f" and {len(wrong) - 6} more." if len(wrong) > 6 else ".")
+            )
         return {name: tensors[name] for name in own}
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -316,7 +330,7 @@ class Model(nn.Module):
                 continue
             if name == "bias":
                 parameter.zero_()
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 parameter.fill_(1.0)
             else:
                 parameter.normal_(0.0, getattr(self.config, "initializer_range", 0.02))
@@ -327,7 +341,10 @@ class Model(nn.Module):
         """Make each tied name the same parameter as its source."""
         if not self.config.tie_word_embeddings:
             return
+        own = dict(self.named_parameters(remove_duplicate=False))
         for name, source in self.tied.items():
+            if name not in own:
+                continue
             module, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(module), leaf, self.get_parameter(source))
 
@@ -352,6 +369,17 @@ def _natural_dtype(config: Config, checkpoint: weights.Checkpoint) -> torch.dtyp
     return next((DTYPES[name] for name in (config.dtype, *stored) if name in DTYPES), torch.float32)
 
 
+class Skeleton(TorchFunctionMode):
+    """While active, modules are built without drawing weights, which on the meta device is slow and for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Skip what torch.nn.init does."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Read a dtype by name; None for "auto"."""
     if dtype is None or dtype == "auto":
@@ -363,17 +391,16 @@ def read_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def read_device(device: Any) -> torch.device:
-    """Read where to run: a torch device or its name, a GPU's number, -1 for the CPU, or "auto" for the best there is."""
-    if device is None or device == -1:
-        return torch.device("cpu")
-    if isinstance(device, dict) and set(device) == {""}:
-        device = device[""]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(device, int) and not isinstance(device, bool):
-        device = f"cuda:{device}"
+    """Read where to run: a torch device or its name, a GPU's number, -1 for the CPU, or "auto" for the best."""
+    place = device[""] if isinstance(device, dict) and set(device) == {""} else device
+    if place is None or place == -1:
+        place = "cpu"
+    elif place == "auto":
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+    elif isinstance(place, int) and not isinstance(place, bool):
+        place = f"cuda:{place}"
     try:
-        result = torch.device(device)
+        result = torch.device(place)  # type: ignore[arg-type]
     except (RuntimeError, TypeError) as error:
         raise InputError(
             f"device is {device!r}; expected a name such as 'cpu' or 'cuda:0' ({str(error).splitlines()[0]})."

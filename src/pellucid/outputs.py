@@ -15,8 +15,9 @@ class ModelOutput:
     Parts that are `None` do not count: they are no key, and indices and unpacking skip them.
 
     Attributes:
-        hidden_states: on `output_hidden_states=True`: the embeddings, then each layer's output, (B, T, E) each.
-        attentions: on `output_attentions=True`: each layer's weights, (B, H, T, T) each; rows sum to 1.
+        hidden_states: on `output_hidden_states=True`: the embeddings, then each layer's output, (B, T, E); the last
+            is the backbone's `last_hidden_state`.
+        attentions: on `output_attentions=True`: each layer's weights, (B, H, T, T); rows sum to 1.
     """
 
     hidden_states: tuple[Tensor, ...] | None = None

@@ -28,8 +28,11 @@ def recording() -> bool:
 
 
 @contextmanager
-def record(layers: Iterable[nn.Module], *, attentions: bool) -> Iterator[Recording]:
-    """Record what passes through a stack of layers. Other threads may use the same model meanwhile; they are not seen."""
+def record(backbone: nn.Module, layers: Iterable[nn.Module], *, attentions: bool) -> Iterator[Recording]:
+    """Record what passes through a backbone's layers; the last hidden state is the one that the backbone returns.
+
+    Other threads may use the same model meanwhile; they are not seen.
+    """
     seen = Recording()
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -40,7 +43,12 @@ def record(layers: Iterable[nn.Module], *, attentions: bool) -> Iterator[Recordi
         if _current.get() is seen:
             seen.hidden_states.append(output[0] if isinstance(output, tuple) else output)
 
+    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if _current.get() is seen and seen.hidden_states:
+            seen.hidden_states[-1] = output.last_hidden_state  # some normalise once more after the last layer
+
     with ExitStack() as stack:
+        stack.callback(backbone.register_forward_hook(end).remove)
         for layer in layers:
             stack.callback(layer.register_forward_pre_hook(before).remove)
             stack.callback(layer.register_forward_hook(after).remove)

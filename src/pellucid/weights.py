@@ -92,8 +92,8 @@ class Checkpoint:
         """Fill tensors with the checkpoint's values, converting dtype and device; files are read in parallel.
 
         Args:
-            wanted: for each name of the checkpoint, a tensor of the stored shape. What came out of a .bin file is let go
-                once it is copied, and can not be read again.
+            wanted: for each name of the checkpoint, a tensor of the stored shape. What came out of a .bin file is let
+                go once it is copied, and can not be read again.
         """
         by_place = sorted(wanted, key=lambda name: (self.tensors[name].file, self.tensors[name].begin))
         with ThreadPoolExecutor(READERS) as pool:
@@ -124,7 +124,7 @@ class Checkpoint:
         if not target.numel():
             return
         descriptor = self.folder.descriptor(stored.file)
-        view = memoryview(target.detach().reshape(-1).view(torch.uint8).numpy())
+        view = target.detach().reshape(-1).view(torch.uint8).numpy().data
         done = 0
         while done < len(view):
             count = os.preadv(descriptor, [view[done : done + 2**30]], stored.begin + done)
@@ -208,7 +208,7 @@ def _stored(where: str, file: str, name: str, entry: Any, data: int) -> Stored:
             raise ValueError("a size is not a whole number")
     except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(f"{where}: the header's entry of {name!r} is broken ({error}).") from None
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WeightsError(f"{where}: {name} is stored as {dtype!r}; known are {', '.join(DTYPES)}.")
     stored = Stored(file, DTYPES[dtype], shape, data + begin)
     if stored.nbytes != end - begin:
@@ -270,9 +270,9 @@ def _is_plain(value: Any) -> bool:
 
 def is_weight_file(name: str) -> bool:
     """Tell whether a file of a folder holds (part of) a model's weights, so that a new save replaces it."""
-    shard = r"(-\d+-of-\d+)?"
-    pattern = rf"(model{shard}\.safetensors|pytorch_model{shard}\.bin)(\.index\.json)?"
-    return re.fullmatch(pattern, name) is not None
+    return bool(
+        re.fullmatch(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?", name)
+    )
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | str = "5GB") -> None:
@@ -292,7 +292,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | st
     total = len(shards)
     names = [SINGLE] if total == 1 else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
     for name, shard in zip(names, shards, strict=True):
+        (path / name).touch()
+        mode = (path / name).stat().st_mode  # as the user's umask has it; safetensors would let only the owner read
         save_file(_own_memory({key: tensors[key] for key in shard}), path / name, metadata={"format": "pt"})
+        (path / name).chmod(mode)
     if total > 1:
         nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
