@@ -7,8 +7,8 @@ What sets it apart:
   - word, position and token-type embeddings are summed, then normalised
   - a pooled vector: tanh of a linear layer over the first token, [CLS]
 
-Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabulary, L labels. A packed batch is (1, N) tokens
-with a layout; what is one row a text, (B, ...), is then one row a packed text.
+Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabulary, L labels. A packed batch is (1, N)
+tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
 from typing import TypeVar
@@ -23,7 +23,7 @@ from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, PreTraining, Spans
 
-Given = TypeVar("Given")
+Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -40,8 +40,14 @@ class BertConfig(Config):
     """The configuration of BERT; the defaults are those of bert-base-uncased."""
 
     model_type = "bert"
-    inert = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
-             "is_encoder_decoder": False, "pruned_heads": {}, "cross_attention_hidden_size": None}
+    inert = {
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "is_encoder_decoder": False,
+        "pruned_heads": {},
+        "cross_attention_hidden_size": None,
+    }
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -62,7 +68,8 @@ class BertConfig(Config):
         """Yield what is impossible."""
         yield from super().faults()
         if self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
-            yield f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads ({self.num_attention_heads})"
+            heads = self.num_attention_heads
+            yield f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads ({heads})"
         if self.hidden_act not in ACTIVATIONS:
             yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
 
@@ -212,7 +219,7 @@ class BertPreTrainedModel(Model):
     config: BertConfig
     config_class = BertConfig
     prefix = "bert"
-    layers = "encoder.layer"
+    stack = "encoder.layer"
     optional = ("pooler",)  # checkpoints of token-level tasks have none
     legacy_names = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # TensorFlow's, of 2018
 
@@ -317,13 +324,14 @@ class BertForPreTraining(BertPreTrainedModel):
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
     ) -> PreTraining:
-        """Score words and sentence order; `labels` as in BertForMaskedLM, `next_sentence_label` (B,) as in its own class."""
+        """Score words, `labels` as in BertForMaskedLM, and order, `next_sentence_label`: (B,), 0 or 1 for random."""
         hidden = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         words = self.cls.predictions(hidden.last_hidden_state)  # (B, T, V)
         order = self.cls.seq_relationship(hidden.pooler_output)  # (B, 2)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = F.cross_entropy(words.flatten(0, 1), labels.flatten()) + F.cross_entropy(order, next_sentence_label.flatten())
+            loss = F.cross_entropy(words.flatten(0, 1), labels.flatten())
+            loss = loss + F.cross_entropy(order, next_sentence_label.flatten())
         return PreTraining(loss=loss, prediction_logits=words, seq_relationship_logits=order)
 
 
@@ -350,7 +358,8 @@ class BertForMaskedLM(BertPreTrainedModel):
         """Score words; `labels`: (B, T), the true ids, -100 where there is nothing to learn."""
         x = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         logits = self.cls.predictions(x)  # (B, T, V)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
 
 
 class BertForNextSentencePrediction(BertPreTrainedModel):
@@ -374,7 +383,8 @@ class BertForNextSentencePrediction(BertPreTrainedModel):
         """Score sentence order; `labels`: (B,), 0 or 1."""
         hidden = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         logits = self.cls.seq_relationship(hidden.pooler_output)  # (B, 2)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits, labels.flatten()), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits, labels.flatten())
+        return Logits(loss=loss, logits=logits)
 
 
 class BertForSequenceClassification(BertPreTrainedModel):
@@ -396,7 +406,7 @@ class BertForSequenceClassification(BertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Logits:
-        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several at once, or (B,) or (B, L) targets to regress."""
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) numbers to regress."""
         pooled = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).pooler_output
         logits = self.classifier(self.dropout(pooled))  # (B, L)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
@@ -422,7 +432,7 @@ class BertForMultipleChoice(BertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Logits:
-        """Score the choices: (B, C, T) inputs give (B, C) logits, (C, T) or packed ones (1, C); `labels`: (B,), the right ones."""
+        """Score the choices: (B, C, T) gives (B, C), (C, T) or packed texts (1, C); `labels`: (B,), the right ones."""
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         nested = tokens.dim() == (3 if inputs_embeds is None else 4)
         if nested:
@@ -431,7 +441,8 @@ class BertForMultipleChoice(BertPreTrainedModel):
             position_ids = flatten_choices(position_ids)
         pooled = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).pooler_output
         logits = self.classifier(self.dropout(pooled)).view(tokens.shape[0] if nested else 1, -1)  # (B, C)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return Logits(loss=loss, logits=logits)
 
 
 class BertForTokenClassification(BertPreTrainedModel):
@@ -456,7 +467,8 @@ class BertForTokenClassification(BertPreTrainedModel):
         """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
         x = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         logits = self.classifier(self.dropout(x))  # (B, T, L)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
 
 
 class BertForQuestionAnswering(BertPreTrainedModel):
@@ -478,7 +490,7 @@ class BertForQuestionAnswering(BertPreTrainedModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
     ) -> Spans:
-        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T where there is no answer."""
+        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T for no answer."""
         x = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         start, end = self.qa_outputs(x).unbind(-1)  # (B, T) each
         loss = None

@@ -7,8 +7,8 @@ What sets it apart from BERT:
   - no pooled vector: classifiers read the first token through a layer of their own
   - its own names throughout (dim, n_layers, q_lin, ...)
 
-Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabulary, L labels. A packed batch is (1, N) tokens
-with a layout; what is one row a text, (B, ...), is then one row a packed text.
+Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabulary, L labels. A packed batch is (1, N)
+tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
 from typing import TypeVar
@@ -23,7 +23,7 @@ from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, Spans
 
-Given = TypeVar("Given")
+Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -197,7 +197,7 @@ class DistilBertPreTrainedModel(Model):
     config: DistilBertConfig
     config_class = DistilBertConfig
     prefix = "distilbert"
-    layers = "transformer.layer"
+    stack = "transformer.layer"
     legacy_names = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -261,7 +261,8 @@ class DistilBertForMaskedLM(DistilBertPreTrainedModel):
         x = self.distilbert(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
         x = self.vocab_layer_norm(self.activation(self.vocab_transform(x)))
         logits = self.vocab_projector(x)  # (B, T, V)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
 
 
 class DistilBertForSequenceClassification(DistilBertPreTrainedModel):
@@ -283,7 +284,7 @@ class DistilBertForSequenceClassification(DistilBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Logits:
-        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several at once, or (B,) or (B, L) targets to regress."""
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) numbers to regress."""
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         layout = Layout.of(tokens, attention_mask)
         x = self.distilbert(input_ids, layout, position_ids, inputs_embeds).last_hidden_state
@@ -312,7 +313,7 @@ class DistilBertForMultipleChoice(DistilBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Logits:
-        """Score the choices: (B, C, T) inputs give (B, C) logits, (C, T) or packed ones (1, C); `labels`: (B,), the right ones."""
+        """Score the choices: (B, C, T) gives (B, C), (C, T) or packed texts (1, C); `labels`: (B,), the right ones."""
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         nested = tokens.dim() == (3 if inputs_embeds is None else 4)
         questions = tokens.shape[0] if nested else 1
@@ -324,7 +325,8 @@ class DistilBertForMultipleChoice(DistilBertPreTrainedModel):
         x = self.distilbert(input_ids, layout, position_ids, inputs_embeds).last_hidden_state
         x = self.dropout(F.relu(self.pre_classifier(layout.first(x))))
         logits = self.classifier(x).view(questions, -1)  # (B, C)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return Logits(loss=loss, logits=logits)
 
 
 class DistilBertForTokenClassification(DistilBertPreTrainedModel):
@@ -348,7 +350,8 @@ class DistilBertForTokenClassification(DistilBertPreTrainedModel):
         """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
         x = self.distilbert(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
         logits = self.classifier(self.dropout(x))  # (B, T, L)
-        return Logits(loss=None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
 
 
 class DistilBertForQuestionAnswering(DistilBertPreTrainedModel):
@@ -370,7 +373,7 @@ class DistilBertForQuestionAnswering(DistilBertPreTrainedModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
     ) -> Spans:
-        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T where there is no answer."""
+        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T for no answer."""
         x = self.distilbert(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
         start, end = self.qa_outputs(self.dropout(x)).unbind(-1)  # (B, T) each
         loss = None

@@ -1,0 +1,498 @@
+"""ELECTRA: BERT's encoder, trained to tell real words from those that a small generator put in their place.
+
+Paper: Clark et al., 2020, "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators",
+https://arxiv.org/abs/2003.10555
+
+What sets it apart from BERT:
+  - embeddings of a size of their own, projected to the encoder's where the two differ
+  - no pooled vector: classifiers read the first token through two layers of their own
+  - two models of one architecture: the discriminator (ForPreTraining) scores each token as replaced, the generator
+    (ForMaskedLM) fills in words; everything else builds on the discriminator
+
+Shapes: B batch, C choices, T tokens, E hidden, M embedding size, H heads, D head size, V vocabulary, L labels. A packed
+batch is (1, N) tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
+"""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import attend
+from ..config import Config
+from ..layout import Layout
+from ..model import Model
+from ..outputs import Hidden, Logits, Spans
+
+Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
+
+# twin: bert.ACTIVATIONS
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class ElectraConfig(Config):
+    """The configuration of ELECTRA; the defaults are those of electra-small-discriminator."""
+
+    model_type = "electra"
+    inert = {
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "is_encoder_decoder": False,
+        "pruned_heads": {},
+        "cross_attention_hidden_size": None,
+        "summary_type": "first",
+        "summary_use_proj": True,
+        "summary_activation": "gelu",
+    }
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    hidden_size: int = 256
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    summary_last_dropout: float = 0.1
+    pad_token_id: int | None = 0
+    classifier_dropout: float | None = None
+
+    def faults(self):
+        """Yield what is impossible."""
+        yield from super().faults()
+        if self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
+            heads = self.num_attention_heads
+            yield f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads ({heads})"
+        if self.hidden_act not in ACTIVATIONS:
+            yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
+
+
+def classifier_dropout(config: ElectraConfig) -> float:
+    """The dropout before a classifier, which falls back to the encoder's."""
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = not labels.is_floating_point()
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+    if problem_type.startswith("multi_label"):
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels.flatten())
+
+
+# twin: bert.span_loss
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = logits.shape[1]
+    return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
+
+
+# twin: bert.flatten_choices
+def flatten_choices(x: Given) -> Given:
+    """(B, C, T, ...) to (B * C, T, ...): each choice a text of its own. What is no tensor stays."""
+    return x.flatten(0, 1) if isinstance(x, Tensor) else x
+
+
+class ElectraEmbeddings(nn.Module):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        size = config.embedding_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
+        self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, words: Tensor, token_types: Tensor, positions: Tensor) -> Tensor:
+        x = words + self.token_type_embeddings(token_types) + self.position_embeddings(positions)  # (B, T, M)
+        return self.dropout(self.LayerNorm(x))
+
+
+class ElectraSelfAttention(nn.Module):
+    """Multi-head attention, without its output projection."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.heads, self.head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    # twin: bert.BertSelfAttention.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+            for project in (self.query, self.key, self.value)
+        )
+        x = attend(q, k, v, layout, dropout=self.dropout if self.training else 0.0)
+        return x.transpose(1, 2).flatten(2)  # (B, T, E)
+
+
+class ElectraResidual(nn.Module):
+    """What ends both halves of a layer: dense, dropout, residual sum, norm."""
+
+    def __init__(self, config: ElectraConfig, size: int):
+        super().__init__()
+        self.dense = nn.Linear(size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    # twin: bert.BertResidual.forward
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(residual + self.dropout(self.dense(x)))
+
+
+class ElectraAttention(nn.Module):
+    """The first half of a layer."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.self = ElectraSelfAttention(config)
+        self.output = ElectraResidual(config, config.hidden_size)
+
+    # twin: bert.BertAttention.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return self.output(self.self(x, layout), residual=x)
+
+
+class ElectraIntermediate(nn.Module):
+    """The wide, non-linear step of a layer's second half."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    # twin: bert.BertIntermediate.forward
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.dense(x))
+
+
+class ElectraLayer(nn.Module):
+    """One layer: attention, then a position-wise feed-forward."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.attention = ElectraAttention(config)
+        self.intermediate = ElectraIntermediate(config)
+        self.output = ElectraResidual(config, config.intermediate_size)
+
+    # twin: bert.BertLayer.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = self.attention(x, layout)
+        return self.output(self.intermediate(x), residual=x)
+
+
+class ElectraEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(ElectraLayer(config) for _ in range(config.num_hidden_layers))
+
+    # twin: bert.BertEncoder.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, layout)
+        return x
+
+
+class ElectraPreTrainedModel(Model):
+    """What all classes of this file share."""
+
+    config: ElectraConfig
+    config_class = ElectraConfig
+    prefix = "electra"
+    stack = "encoder.layer"
+
+
+class ElectraModel(ElectraPreTrainedModel):
+    """The encoder without a task head."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.embeddings = ElectraEmbeddings(config)
+        if config.embedding_size != config.hidden_size:
+            self.embeddings_project = nn.Linear(config.embedding_size, config.hidden_size)
+        self.encoder = ElectraEncoder(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Hidden:
+        """Encode a batch.
+
+        Args:
+            input_ids: token ids, (B, T), T at most `config.max_position_embeddings`.
+            attention_mask: (B, T), 1 for real tokens and 0 for padding; None when nothing is padded; or a layout.
+            token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second; None for all 0.
+            position_ids: (B, T); None to count from each text's first real token.
+            inputs_embeds: word embeddings, (B, T, M), instead of `input_ids`.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask)
+        words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        token_types = torch.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
+        positions = layout.positions if position_ids is None else position_ids
+        x = self.embeddings(words, token_types, positions)  # (B, T, M)
+        if self.config.embedding_size != self.config.hidden_size:
+            x = self.embeddings_project(x)  # (B, T, E)
+        return Hidden(last_hidden_state=self.encoder(x, layout))
+
+
+class ElectraDiscriminatorPredictions(nn.Module):
+    """One score a token, higher where it has been replaced."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.dense_prediction = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense_prediction(self.activation(self.dense(x))).squeeze(-1)  # (B, T)
+
+
+class ElectraForPreTraining(ElectraPreTrainedModel):
+    """The discriminator: tells which tokens are not the original ones."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.electra = ElectraModel(config)
+        self.discriminator_predictions = ElectraDiscriminatorPredictions(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score each token, positive where it looks replaced; `labels`: (B, T), 1 where it is and 0 elsewhere."""
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        x = self.electra(input_ids, layout, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.discriminator_predictions(x)  # (B, T)
+        loss = None
+        if labels is not None:
+            keep = torch.ones_like(logits, dtype=torch.bool) if layout.keep is None else layout.keep
+            loss = F.binary_cross_entropy_with_logits(logits[keep], labels[keep].to(logits.dtype))
+        return Logits(loss=loss, logits=logits)
+
+
+class ElectraGeneratorPredictions(nn.Module):
+    """The non-linear step before the vocabulary scores, back to the size of the embeddings."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(F.gelu(self.dense(x)))  # (B, T, M)
+
+
+class ElectraForMaskedLM(ElectraPreTrainedModel):
+    """The generator: scores over the vocabulary for every token, to fill in masked ones."""
+
+    tied = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.electra = ElectraModel(config)
+        self.generator_predictions = ElectraGeneratorPredictions(config)
+        self.generator_lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score words; `labels`: (B, T), the true ids, -100 where there is nothing to learn."""
+        x = self.electra(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.generator_lm_head(self.generator_predictions(x))  # (B, T, V)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
+
+
+class ElectraClassificationHead(nn.Module):
+    """Scores of labels from a text's first token, by way of a non-linear step."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.dense(self.dropout(x)))  # (B, E)
+        return self.out_proj(self.dropout(x))
+
+
+class ElectraForSequenceClassification(ElectraPreTrainedModel):
+    """Labels a whole text, from its first token."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.electra = ElectraModel(config)
+        self.classifier = ElectraClassificationHead(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels.
+
+        `labels`: (B,) ids, (B, L) of 0 and 1 for several at once, or (B,) or (B, L) targets to regress.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        x = self.electra(input_ids, layout, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.classifier(layout.first(x))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Logits(loss=loss, logits=logits)
+
+
+class ElectraSummary(nn.Module):
+    """The non-linear step from a choice's first token to its score."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__()
+        self.summary = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.summary_last_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(F.gelu(self.summary(x)))  # (B, E)
+
+
+class ElectraForMultipleChoice(ElectraPreTrainedModel):
+    """Picks one of several continuations; each choice is a text of its own."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.electra = ElectraModel(config)
+        self.sequence_summary = ElectraSummary(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the choices: (B, C, T) inputs give (B, C) logits, (C, T) or packed ones (1, C).
+
+        `labels`: (B,), the right choices.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        nested = tokens.dim() == (3 if inputs_embeds is None else 4)
+        questions = tokens.shape[0] if nested else 1
+        if nested:
+            tokens, attention_mask = flatten_choices(tokens), flatten_choices(attention_mask)
+            input_ids, inputs_embeds = flatten_choices(input_ids), flatten_choices(inputs_embeds)
+            token_type_ids, position_ids = flatten_choices(token_type_ids), flatten_choices(position_ids)
+        layout = Layout.of(tokens, attention_mask)
+        x = self.electra(input_ids, layout, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.classifier(self.sequence_summary(layout.first(x))).view(questions, -1)  # (B, C)
+        return Logits(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+
+class ElectraForTokenClassification(ElectraPreTrainedModel):
+    """Labels every token, for example as part of a name."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.electra = ElectraModel(config)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
+        x = self.electra(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.classifier(self.dropout(x))  # (B, T, L)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
+
+
+class ElectraForQuestionAnswering(ElectraPreTrainedModel):
+    """Finds the answer to a question in a text: where it begins and where it ends."""
+
+    def __init__(self, config: ElectraConfig):
+        super().__init__(config)
+        self.electra = ElectraModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+    ) -> Spans:
+        """Score each token as beginning and end.
+
+        `start_positions`, `end_positions`: (B,), beyond T where there is no answer.
+        """
+        x = self.electra(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        start, end = self.qa_outputs(x).unbind(-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        return Spans(loss=loss, start_logits=start, end_logits=end)

@@ -1,0 +1,567 @@
+"""RoBERTa: BERT's encoder without sentence pairs in its training, and with positions that begin after the padding id.
+
+Paper: Liu et al., 2019, "RoBERTa: A Robustly Optimized BERT Pretraining Approach", https://arxiv.org/abs/1907.11692
+
+What sets it apart from BERT:
+  - the first token sits at position pad_token_id + 1, so a table of 514 rows reads 512 tokens
+  - classifiers read the first token, <s>, through two layers of their own; the pooler is for multiple choice alone
+  - the vocabulary scores' non-linear step is always GELU
+  - one network under three names: XLM-RoBERTa and CamemBERT differ in training and vocabulary only
+
+Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabulary, L labels. A packed batch is (1, N)
+tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
+"""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import attend
+from ..config import Config
+from ..layout import Layout
+from ..model import Model
+from ..outputs import Hidden, Logits, Spans
+
+Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
+
+# twin: bert.ACTIVATIONS
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class RobertaConfig(Config):
+    """The configuration of RoBERTa; the defaults are what a missing key of config.json means."""
+
+    model_type = "roberta"
+    inert = {
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "is_encoder_decoder": False,
+        "pruned_heads": {},
+        "cross_attention_hidden_size": None,
+    }
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 2
+    classifier_dropout: float | None = None
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table for a text's first token."""
+        return (self.pad_token_id or 0) + 1
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text that the model reads at once."""
+        return self.max_position_embeddings - self.first_position
+
+    def faults(self):
+        """Yield what is impossible."""
+        yield from super().faults()
+        if self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
+            heads = self.num_attention_heads
+            yield f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads ({heads})"
+        if self.hidden_act not in ACTIVATIONS:
+            yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
+        if self.pad_token_id is None:
+            yield "pad_token_id is null; expected an id, since positions begin after it"
+        if self.max_tokens < 1:
+            rows, pad = self.max_position_embeddings, self.pad_token_id
+            yield f"max_position_embeddings ({rows}) leaves no position after pad_token_id ({pad})"
+
+
+def classifier_dropout(config: RobertaConfig) -> float:
+    """The dropout before a classifier, which falls back to the encoder's."""
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = not labels.is_floating_point()
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+    if problem_type.startswith("multi_label"):
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels.flatten())
+
+
+# twin: bert.span_loss
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = logits.shape[1]
+    return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
+
+
+# twin: bert.flatten_choices
+def flatten_choices(x: Given) -> Given:
+    """(B, C, T, ...) to (B * C, T, ...): each choice a text of its own. What is no tensor stays."""
+    return x.flatten(0, 1) if isinstance(x, Tensor) else x
+
+
+class RobertaEmbeddings(nn.Module):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        rows, size, pad = config.max_position_embeddings, config.hidden_size, config.pad_token_id
+        self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=pad)
+        self.position_embeddings = nn.Embedding(rows, size, padding_idx=pad)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
+        self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    # twin: bert.BertEmbeddings.forward
+    def forward(self, words: Tensor, token_types: Tensor, positions: Tensor) -> Tensor:
+        x = words + self.token_type_embeddings(token_types) + self.position_embeddings(positions)  # (B, T, E)
+        return self.dropout(self.LayerNorm(x))
+
+
+class RobertaSelfAttention(nn.Module):
+    """Multi-head attention, without its output projection."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.heads, self.head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    # twin: bert.BertSelfAttention.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+            for project in (self.query, self.key, self.value)
+        )
+        x = attend(q, k, v, layout, dropout=self.dropout if self.training else 0.0)
+        return x.transpose(1, 2).flatten(2)  # (B, T, E)
+
+
+class RobertaResidual(nn.Module):
+    """What ends both halves of a layer: dense, dropout, residual sum, norm."""
+
+    def __init__(self, config: RobertaConfig, size: int):
+        super().__init__()
+        self.dense = nn.Linear(size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    # twin: bert.BertResidual.forward
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(residual + self.dropout(self.dense(x)))
+
+
+class RobertaAttention(nn.Module):
+    """The first half of a layer."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.self = RobertaSelfAttention(config)
+        self.output = RobertaResidual(config, config.hidden_size)
+
+    # twin: bert.BertAttention.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return self.output(self.self(x, layout), residual=x)
+
+
+class RobertaIntermediate(nn.Module):
+    """The wide, non-linear step of a layer's second half."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    # twin: bert.BertIntermediate.forward
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.dense(x))
+
+
+class RobertaLayer(nn.Module):
+    """One layer: attention, then a position-wise feed-forward."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.attention = RobertaAttention(config)
+        self.intermediate = RobertaIntermediate(config)
+        self.output = RobertaResidual(config, config.intermediate_size)
+
+    # twin: bert.BertLayer.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = self.attention(x, layout)
+        return self.output(self.intermediate(x), residual=x)
+
+
+class RobertaEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(RobertaLayer(config) for _ in range(config.num_hidden_layers))
+
+    # twin: bert.BertEncoder.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, layout)
+        return x
+
+
+class RobertaPooler(nn.Module):
+    """One vector a text, from its first token."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    # twin: bert.BertPooler.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return torch.tanh(self.dense(layout.first(x)))  # (B, E)
+
+
+class RobertaPreTrainedModel(Model):
+    """What all classes of this file share."""
+
+    config: RobertaConfig
+    config_class = RobertaConfig
+    prefix = "roberta"
+    stack = "encoder.layer"
+    optional = ("pooler",)  # only multiple choice needs it
+
+
+class RobertaModel(RobertaPreTrainedModel):
+    """The encoder without a task head."""
+
+    def __init__(self, config: RobertaConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.embeddings = RobertaEmbeddings(config)
+        self.encoder = RobertaEncoder(config)
+        self.pooler = RobertaPooler(config) if add_pooling_layer else None
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Hidden:
+        """Encode a batch.
+
+        Args:
+            input_ids: token ids, (B, T), T at most `config.max_tokens`.
+            attention_mask: (B, T), 1 for real tokens and 0 for padding; None when nothing is padded; or a layout.
+            token_type_ids: (B, T); None for all 0. Most checkpoints know no other.
+            position_ids: (B, T), rows of the position table; None to count from each text's first real token, which
+                has `config.first_position`.
+            inputs_embeds: word embeddings, (B, T, E), instead of `input_ids`.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask)
+        words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        token_types = torch.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
+        positions = layout.positions + self.config.first_position if position_ids is None else position_ids
+        x = self.encoder(self.embeddings(words, token_types, positions), layout)  # (B, T, E)
+        return Hidden(last_hidden_state=x, pooler_output=None if self.pooler is None else self.pooler(x, layout))
+
+
+class RobertaLMHead(nn.Module):
+    """Scores over the vocabulary; the decoder's weight is the word embedding's."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # the checkpoint's second name of the decoder's bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.layer_norm(F.gelu(self.dense(x))))
+
+
+TIED = {
+    "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+}
+
+
+class RobertaForMaskedLM(RobertaPreTrainedModel):
+    """Scores over the vocabulary for every token, to fill in masked ones."""
+
+    tied = TIED
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__(config)
+        self.roberta = RobertaModel(config, add_pooling_layer=False)
+        self.lm_head = RobertaLMHead(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score words; `labels`: (B, T), the true ids, -100 where there is nothing to learn."""
+        x = self.roberta(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.lm_head(x)  # (B, T, V)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
+
+
+class RobertaClassificationHead(nn.Module):
+    """Scores of labels from a text's first token, by way of a non-linear step."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.dense(self.dropout(x)))  # (B, E)
+        return self.out_proj(self.dropout(x))
+
+
+class RobertaForSequenceClassification(RobertaPreTrainedModel):
+    """Labels a whole text, from its first token."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__(config)
+        self.roberta = RobertaModel(config, add_pooling_layer=False)
+        self.classifier = RobertaClassificationHead(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels.
+
+        `labels`: (B,) ids, (B, L) of 0 and 1 for several at once, or (B,) or (B, L) targets to regress.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        x = self.roberta(input_ids, layout, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.classifier(layout.first(x))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Logits(loss=loss, logits=logits)
+
+
+class RobertaForMultipleChoice(RobertaPreTrainedModel):
+    """Picks one of several continuations; each choice is a text of its own."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__(config)
+        self.roberta = RobertaModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the choices: (B, C, T) inputs give (B, C) logits, (C, T) or packed ones (1, C).
+
+        `labels`: (B,), the right choices.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        nested = tokens.dim() == (3 if inputs_embeds is None else 4)
+        if nested:
+            input_ids, inputs_embeds = flatten_choices(input_ids), flatten_choices(inputs_embeds)
+            attention_mask, token_type_ids = flatten_choices(attention_mask), flatten_choices(token_type_ids)
+            position_ids = flatten_choices(position_ids)
+        hidden = self.roberta(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        scores = self.classifier(self.dropout(hidden.pooler_output))  # (B * C, 1)
+        logits = scores.view(tokens.shape[0] if nested else 1, -1)  # (B, C)
+        return Logits(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+
+class RobertaForTokenClassification(RobertaPreTrainedModel):
+    """Labels every token, for example as part of a name."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__(config)
+        self.roberta = RobertaModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
+        x = self.roberta(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.classifier(self.dropout(x))  # (B, T, L)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
+
+
+class RobertaForQuestionAnswering(RobertaPreTrainedModel):
+    """Finds the answer to a question in a text: where it begins and where it ends."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__(config)
+        self.roberta = RobertaModel(config, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+    ) -> Spans:
+        """Score each token as beginning and end.
+
+        `start_positions`, `end_positions`: (B,), beyond T where there is no answer.
+        """
+        x = self.roberta(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        start, end = self.qa_outputs(x).unbind(-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
+# --- XLM-RoBERTa: the same network, trained on a hundred languages, https://arxiv.org/abs/1911.02116 ------------------
+
+
+class XLMRobertaConfig(RobertaConfig):
+    """The configuration of XLM-RoBERTa; see RobertaConfig."""
+
+    model_type = "xlm-roberta"
+
+    vocab_size: int = 30522
+
+
+class XLMRobertaModel(RobertaModel):
+    """The encoder without a task head; see RobertaModel."""
+
+    config_class = XLMRobertaConfig
+
+
+class XLMRobertaForMaskedLM(RobertaForMaskedLM):
+    """See RobertaForMaskedLM."""
+
+    config_class = XLMRobertaConfig
+
+
+class XLMRobertaForSequenceClassification(RobertaForSequenceClassification):
+    """See RobertaForSequenceClassification."""
+
+    config_class = XLMRobertaConfig
+
+
+class XLMRobertaForMultipleChoice(RobertaForMultipleChoice):
+    """See RobertaForMultipleChoice."""
+
+    config_class = XLMRobertaConfig
+
+
+class XLMRobertaForTokenClassification(RobertaForTokenClassification):
+    """See RobertaForTokenClassification."""
+
+    config_class = XLMRobertaConfig
+
+
+class XLMRobertaForQuestionAnswering(RobertaForQuestionAnswering):
+    """See RobertaForQuestionAnswering."""
+
+    config_class = XLMRobertaConfig
+
+
+# --- CamemBERT: the same network, trained on French, https://arxiv.org/abs/1911.03894 ---------------------------------
+
+
+class CamembertConfig(RobertaConfig):
+    """The configuration of CamemBERT; see RobertaConfig."""
+
+    model_type = "camembert"
+
+    vocab_size: int = 30522
+
+
+class CamembertModel(RobertaModel):
+    """The encoder without a task head; see RobertaModel."""
+
+    config_class = CamembertConfig
+
+
+class CamembertForMaskedLM(RobertaForMaskedLM):
+    """See RobertaForMaskedLM."""
+
+    config_class = CamembertConfig
+
+
+class CamembertForSequenceClassification(RobertaForSequenceClassification):
+    """See RobertaForSequenceClassification."""
+
+    config_class = CamembertConfig
+
+
+class CamembertForMultipleChoice(RobertaForMultipleChoice):
+    """See RobertaForMultipleChoice."""
+
+    config_class = CamembertConfig
+
+
+class CamembertForTokenClassification(RobertaForTokenClassification):
+    """See RobertaForTokenClassification."""
+
+    config_class = CamembertConfig
+
+
+class CamembertForQuestionAnswering(RobertaForQuestionAnswering):
+    """See RobertaForQuestionAnswering."""
+
+    config_class = CamembertConfig
