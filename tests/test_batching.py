@@ -1,3 +1,5 @@
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,3 +50,25 @@ def test_an_error_of_the_source_comes_through():
         assert str(error) == "broken source"
     else:
         raise AssertionError("the error was lost")
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(9, 40))
+def test_a_batch_that_does_not_fit_is_halved(lengths, memory):
+    done = []
+
+    def run(batch):
+        if sum(batch) > memory:
+            raise torch.OutOfMemoryError("no memory")
+        done.extend(batch)
+        return [-item for item in batch]
+
+    assert list(run_in_batches(lengths, run, length=lambda n: n)) == [-n for n in lengths]
+    assert sorted(done) == sorted(lengths)
+
+
+def test_an_item_that_does_not_fit_is_an_error():
+    def run(batch):
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(run_in_batches([1, 2, 3], run, length=lambda n: n))

@@ -6,6 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+import tiny
 from pellucid.cli import app
 
 MODEL = ["--model", "pellucid/sentiment"]
@@ -54,6 +55,53 @@ def test_trace():
         assert part in result.stdout
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Where a tiny random model of each task lies."""
+    made = {}
+
+    def folder(task):
+        if task not in made:
+            made[task] = tiny.save(tmp_path_factory.mktemp(task), task)
+        return ["--model", str(made[task])]
+
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "columns"),
+    [
+        ("token-classification", ["anna works", "--option", "ignore_labels=[]"], [6, 6]),
+        ("token-classification", ["anna works", "--option", "ignore_labels=[]", "--option", "stride=0"], [6, 6]),
+        ("question-answering", ["who works ?", "--option", "context=anna works"], [4]),
+        ("question-answering", ['{"question": "who works ?", "context": "anna works"}', "--top-k", "2"], [4, 4]),
+        ("fill-mask", ["anna [MASK]", "--top-k", "3"], [4, 4, 4]),
+        ("zero-shot-classification", ["anna works", "--option", "candidate_labels=work,play"], [2, 2]),
+        ("feature-extraction", ["anna works"], [32] * 4),
+        ("embedding", ["anna works"], [32]),
+        ("sparse-embedding", ["anna works", "--top-k", "3"], [2, 2, 2]),
+        ("text-ranking", ["anna", "--option", 'documents=["a", "b"]'], [2, 2]),
+        ("text-ranking", ['{"text": "anna", "text_pair": "works"}'], [1]),
+        ("multiple-choice", ["anna", "--option", 'choices=["works", "plays"]'], [3, 3]),
+    ],
+)
+def test_every_task(folders, task, arguments, columns):
+    result = run(task, *arguments, *folders(task))
+    assert result.exit_code == 0 and result.stderr == ""
+    assert [len(line.split("\t")) for line in result.stdout.splitlines()] == columns
+    result = run(task, *arguments, "--json", *folders(task))
+    assert result.exit_code == 0 and json.loads(result.stdout)
+    result = run(task, *arguments, "--trace", *folders(task))
+    assert result.exit_code == 0 and "[CLS]" in result.stdout
+
+
+def test_several_texts_and_their_rows(folders):
+    result = run("ner", "anna", "works", "--option", "ignore_labels=[]", *folders("token-classification"))
+    assert [line.split("\t")[-1] for line in result.stdout.splitlines()] == ["anna", "works"]
+    result = run("sentiment-analysis", '{"a": 1}', *MODEL)  # a text all the same
+    assert result.exit_code == 0 and len(result.stdout.split("\t")) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -65,6 +113,8 @@ def test_trace():
         (["sentiment-analysis", "--file", "no-such-file", *MODEL], 2, "no-such-file"),
         (["sentiment-analysis", "x", "--jason", *MODEL], 2, "--json"),
         (["sentiment-analysis", "x", "--json", "--trace", *MODEL], 2, "exclude each other"),
+        (["sentiment-analysis", "x", "--option", "top_k", *MODEL], 2, "name=value"),
+        (["sentiment-analysis", "x", "--option", "topk=2", *MODEL], 1, "did you mean 'top_k'"),
     ],
 )
 def test_exit_codes(arguments, code, words):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -22,6 +24,8 @@ def run_in_batches(
 ) -> Iterator[Result]:
     """Yield one result an item, in order, while `run` sees batches sorted by length.
 
+    A batch for which memory runs out is run in halves.
+
     Args:
         items: read ahead by at most `LARGEST_READ`.
         run: from a batch to its results.
@@ -34,10 +38,25 @@ def run_in_batches(
         results: list[Result | None] = [None] * len(chunk)
         by_length = sorted(range(len(chunk)), key=lambda i: length(chunk[i]))
         for batch in _cut(by_length, lambda i: length(chunk[i]), batch_size, budget):
-            for i, result in zip(batch, run([chunk[i] for i in batch]), strict=True):
+            for i, result in zip(batch, _run_in_memory([chunk[i] for i in batch], run), strict=True):
                 results[i] = result
         yield from results  # type: ignore[misc]
         ahead = min(2 * ahead, LARGEST_READ)
+
+
+def _run_in_memory(batch: list[Item], run: Callable[[list[Item]], Sequence[Result]]) -> Sequence[Result]:
+    """Run a batch; if memory runs out, one half of it after the other.
+
+    Raises:
+        torch.OutOfMemoryError: if a single item is too large.
+    """
+    try:
+        return run(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    half = len(batch) // 2  # outside of the handler, which holds on to what the failed run had allocated
+    return [*_run_in_memory(batch[:half], run), *_run_in_memory(batch[half:], run)]
 
 
 def _cut(order: list[int], length: Callable[[int], int], batch_size: int | None, budget: int) -> Iterator[list[int]]:

@@ -6,13 +6,17 @@ Exit codes: 0 on success; 1 when a model or an input can not be used (stderr say
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
 from .errors import PellucidError
+
+if TYPE_CHECKING:
+    from .pipelines.base import Pipeline
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -42,12 +46,20 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where to run: cpu, cuda:0, ...")] = None,
     top_k: Annotated[int | None, typer.Option(help="How many answers a text.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of the task, name=value, with the value as JSON or text; may be repeated."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value a text.")] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Show the three steps: tokens and ids, logits, answers.")
     ] = False,
 ) -> None:
-    """Run a task on texts and print one answer a line: label, score and, for several texts, the text."""
+    """Run a task on texts and print its answers: one a line, its values between tabs.
+
+    For several texts, each line ends with the text. A text that is a JSON object is an input of several parts, such as
+    '{"question": "...", "context": "..."}'; what all texts share can be an option: --option context="...".
+    """
     if (text is None) == (file is None):
         raise typer.BadParameter("give texts, or - for standard input, or --file; one of them", param_hint="TEXT")
     if trace and as_json:
@@ -56,15 +68,19 @@ def run(
         from .pipelines import pipeline
 
         pipe = pipeline(task, model, device=device)
-        options = {} if top_k is None else {"top_k": top_k}
+        options = _options(option or []) | ({} if top_k is None else {"top_k": top_k})
         if trace:
-            typer.echo(str(pipe.trace(list(_texts(text, file)), **options)))
+            typer.echo(str(pipe.trace([_item(line, pipe) for line in _texts(text, file)], **options)))
             return
         asked: list[str] = []
         single = file is None and text is not None and len(text) == 1 and text != ["-"]
-        for answer in pipe(_remember(_texts(text, file), asked), **options):
+        for answer in pipe(_remember(_texts(text, file), pipe, asked), **options):
             line = asked.pop(0)
-            typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else _plain(answer, "" if single else line))
+            if as_json:
+                typer.echo(json.dumps(answer, ensure_ascii=False, default=lambda tensor: tensor.tolist()))
+            else:
+                for row in _rows(answer):
+                    typer.echo("\t".join(row if single else [*row, line]))
     except PellucidError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -84,17 +100,49 @@ def _texts(text: list[str] | None, file: Path | None) -> Iterator[str]:
         yield from text or []
 
 
-def _remember(texts: Iterator[str], asked: list[str]) -> Iterator[str]:
+def _item(text: str, pipe: "Pipeline") -> Any:
+    """Read an input of several parts, which is written as a JSON object; anything else is a text."""
+    if text.startswith("{"):
+        with suppress(ValueError):
+            parts = json.loads(text)
+            return parts if pipe.is_one(parts, pipe.defaults) else text
+    return text
+
+
+def _remember(texts: Iterator[str], pipe: "Pipeline", asked: list[str]) -> Iterator[Any]:
     for text in texts:
         asked.append(text)
-        yield text
+        yield _item(text, pipe)
 
 
-def _plain(answer: Any, text: str) -> str:
-    """Write an answer as columns: label, score, text."""
-    best = answer if isinstance(answer, list) else [answer]
-    cells = [f"{part['label']}\t{part['score']:.4f}" for part in best]
-    return "\t".join([*cells, text] if text else cells)
+def _options(given: list[str]) -> dict[str, Any]:
+    """Read options of the form name=value; the value is JSON where it can be read so."""
+    options: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} has no '='; write name=value", param_hint="--option")
+        options[name] = value
+        with suppress(ValueError):
+            options[name] = json.loads(value)
+    return options
+
+
+def _rows(answer: Any) -> Iterator[list[str]]:
+    """Yield the lines of an answer, each as its cells."""
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    if isinstance(answer, dict) and {"labels", "scores"} <= answer.keys():  # of zero-shot classification
+        answer = [list(pair) for pair in zip(answer["labels"], answer["scores"], strict=True)]
+    elif isinstance(answer, dict) and answer.keys() != {"score"} and all(isinstance(x, float) for x in answer.values()):
+        answer = [list(pair) for pair in answer.items()]  # words and weights of a sparse embedding
+    elif isinstance(answer, dict):
+        answer = list(answer.values())
+    if any(isinstance(part, dict | list) for part in answer):
+        for part in answer:
+            yield from _rows(part)
+    elif answer:
+        yield [f"{x:.4f}" if isinstance(x, float) else " ".join(str(x).split()) for x in answer]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pellucid import AutoModelForSequenceClassification, AutoTokenizer, Layout, pipeline
-from pellucid.errors import ArgumentError, ConfigError, InputError, MissingFileError, NonFiniteError, WeightsError
-from pellucid.models.bert import BertConfig, BertForSequenceClassification, BertModel
-from pellucid.models.distilbert import DistilBertConfig, DistilBertForSequenceClassification
+from pellucid.errors import (
+    ArgumentError,
+    ConfigError,
+    InputError,
+    MissingFileError,
+    NonFiniteError,
+    TokenizerError,
+    WeightsError,
+)
+from pellucid.models.bert import BertConfig, BertForNextSentencePrediction, BertForSequenceClassification, BertModel
 
 VOCABULARY = Path(__file__).parents[1] / "data" / "bert-base-uncased" / "vocab.txt"
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -37,15 +41,8 @@ def bert_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pipes(tmp_path_factory, bert_folder):
-    config = DistilBertConfig(**SIZES, max_position_embeddings=48)
-    distil = folder_of(tmp_path_factory, "distilbert", config, DistilBertForSequenceClassification)
-    return {"bert": pipeline("text-classification", bert_folder), "distilbert": pipeline("text-classification", distil)}
-
-
-@pytest.fixture(scope="session")
-def pipe(pipes):
-    return pipes["bert"]
+def pipe(bert_folder):
+    return pipeline("text-classification", bert_folder)
 
 
 def scores(answers):
@@ -100,39 +97,7 @@ def test_function_by_config(bert_folder):
             assert scores(answers) == pytest.approx(torch.tensor(scores(logits)).sigmoid().tolist())
 
 
-# --- any input, any batch, any thread ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
-@settings(max_examples=25, deadline=None)
-@given(
-    texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=120).map(" ".join), min_size=1, max_size=12),
-    size=st.integers(1, 5),
-)
-def test_alone_in_any_batch_and_any_order(pipes, architecture, texts, size):
-    pipe = pipes[architecture]
-    alone = [pipe(text)[0]["score"] for text in texts]
-    assert scores(pipe(texts)) == pytest.approx(alone, abs=1e-5)
-    assert scores(pipe(texts, batch_size=size)) == pytest.approx(alone, abs=1e-5)
-    assert scores(pipe(texts[::-1]))[::-1] == pytest.approx(alone, abs=1e-5)
-    assert scores(pipe(text for text in texts)) == pytest.approx(alone, abs=1e-5)
-
-
-def test_threads_share_a_pipeline(pipe):
-    texts = ["good " * n for n in range(1, 120, 3)]
-    wanted, wrong = scores(pipe(texts)), []
-
-    def work(seed):
-        for i in range(seed, len(texts), 16):
-            if pipe(texts[i])[0]["score"] != pytest.approx(wanted[i], abs=1e-5):
-                wrong.append(i)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+# --- any input, any length (the promises that every task makes are tested in test_base.py) ---------------------------
 
 
 def test_generators_are_lazy_and_datasets_are_read(pipe):
@@ -161,9 +126,6 @@ def test_generators_are_lazy_and_datasets_are_read(pipe):
 
     assert scores(pipe(Dataset())) == pytest.approx(scores(pipe(["good", "bad", "film"])), abs=1e-5)
     assert scores(pipe(("good", "bad"))) == pytest.approx(scores(pipe(["good", "bad"])), abs=1e-5)
-
-
-# --- any length -------------------------------------------------------------------------------------------------------
 
 
 def test_a_hundred_thousand_words(pipe):
@@ -258,6 +220,7 @@ def test_bad_tasks_and_models(pipe, bert_folder, tmp_path):
         pipeline("text-classification", tmp_path)
     with pytest.raises(WeightsError, match="num_labels"):
         pipeline("text-classification", tmp_path, tokenizer=pipe.tokenizer)
+    BertForNextSentencePrediction(BertConfig(**SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="name the task"):
         pipeline(model=tmp_path, tokenizer=pipe.tokenizer)
 
@@ -283,9 +246,8 @@ def test_not_a_number_never_passes(bert_folder, pipe):
 def test_tokenizer_of_another_model(bert_folder, tmp_path):
     config = BertConfig(**SIZES, vocab_size=2000, num_labels=2)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
-    mixed = pipeline("text-classification", tmp_path, tokenizer=bert_folder)
-    with pytest.raises(InputError, match=r"expected 0 to 1999. Does the tokenizer belong to this model\?"):
-        mixed("unbelievable")
+    with pytest.raises(TokenizerError, match="tokenizer has 30522 tokens, the model 2000"):
+        pipeline("text-classification", tmp_path, tokenizer=bert_folder)
 
 
 # --- seeing through ---------------------------------------------------------------------------------------------------

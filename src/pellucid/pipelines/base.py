@@ -1,7 +1,7 @@
 """`Pipeline`: three visible steps, run over one input or any number of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..batching import run_in_batches, with_progress
-from ..errors import InputError, refuse_unknown
+from ..errors import InputError, NonFiniteError, refuse_unknown
+from ..hub import HubOptions
 from ..layout import Layout
 from ..model import Model
 from ..outputs import ModelOutput
 from ..tokenizer import Tokenizer
 from .trace import Trace
-
-Piece = dict[str, list[int]]  # one text's tokens: input_ids, and what else the tokenizer gives
+from .windows import Piece
 
 
 class Pipeline:
@@ -32,14 +32,18 @@ class Pipeline:
 
     task: ClassVar[str] = ""
     options: ClassVar[dict[str, Any]] = {}  # the task's options and their defaults
-    ignored: ClassVar[frozenset[str]] = frozenset(
-        {"num_workers", "padding", "framework"}
-    )  # the original's; nothing to choose here
+    # What the original's users pass and what there is nothing to choose about here: no batch is padded.
+    ignored: ClassVar[frozenset[str]] = frozenset({"num_workers", "padding", "framework"})
 
     def __init__(self, model: Model, tokenizer: Tokenizer, **options: Any):
         self.model = model
         self.tokenizer = tokenizer
         self.defaults = self.read_options(dict(self.options) | {"batch_size": None}, options)
+
+    @classmethod
+    def read_beside(cls, name: str | os.PathLike, hub: HubOptions) -> tuple[dict[str, Any], HubOptions]:
+        """Read what a task needs from beside a model's own files: (more options, where the model's own files are)."""
+        return {}, hub
 
     # --- the three steps ----------------------------------------------------------------------------------------------
 
@@ -48,7 +52,7 @@ class Pipeline:
         raise TypeError(f"{type(self).__name__} does not say how to preprocess.")
 
     def forward(self, pieces: list[Piece]) -> ModelOutput:
-        """Run the model on pieces laid one after the other, without padding: one row of the result a piece."""
+        """Run the model on pieces laid one after the other, without padding."""
         device = self.model.device
         inputs: dict[str, Any] = {
             name: torch.tensor(list(chain.from_iterable(piece[name] for piece in pieces)), device=device)[None]
@@ -59,7 +63,11 @@ class Pipeline:
         with torch.inference_mode():
             return self.model(**inputs, attention_mask=layout)
 
-    def postprocess(self, pieces: list[Piece], rows: list[Tensor], **options: Any) -> Any:
+    def rows(self, output: ModelOutput, pieces: Sequence[Piece]) -> Sequence[Any]:
+        """Split the model's result, packed or padded, into what `postprocess` needs of each piece."""
+        return list(self.finite(output["logits"]))
+
+    def postprocess(self, pieces: list[Piece], rows: list[Any], **options: Any) -> Any:
         """Turn the model's rows for one input's pieces into the answer."""
         raise TypeError(f"{type(self).__name__} does not say how to postprocess.")
 
@@ -78,49 +86,69 @@ class Pipeline:
             ArgumentError: for an option that does not exist.
         """
         settings = self.read_options(self.defaults, options)
-        if self.is_one(inputs):
-            return self.one(next(self._run([inputs], settings)), inputs, options)
+        if self.is_one(inputs, settings):
+            self.check(inputs, "the input", settings)
+            return self.one(next(self._run([inputs], settings)), inputs)
         if isinstance(inputs, list | tuple):
             for i, item in enumerate(inputs):
-                self.check(item, f"item {i} of the list")
-            return list(with_progress(self._run(inputs, settings), len(inputs)))
-        if isinstance(inputs, Iterable) and not isinstance(inputs, Mapping | bytes):
-            return with_progress(self._run(self._checked(inputs), settings), _length(inputs))
-        self.check(inputs, "the input")
+                self.check(item, f"item {i} of the list", settings)
+            return self.many(list(with_progress(self._run(inputs, settings), len(inputs))), settings)
+        if (stream := _stream(inputs)) is not None:
+            return with_progress(self._run(self._checked(stream, settings), settings), _length(inputs))
+        self.check(inputs, "the input", settings)
         raise InputError(f"{self.task} can not read a {type(inputs).__name__}.")
 
-    def one(self, answer: Any, item: Any, options: dict[str, Any]) -> Any:
+    def one(self, answer: Any, item: Any) -> Any:
         """Shape the answer to a single input as the task's users expect it."""
         return answer
 
-    def is_one(self, inputs: Any) -> bool:
+    def many(self, answers: list[Any], settings: dict[str, Any]) -> Any:
+        """Shape the answers to a list."""
+        return answers
+
+    def is_one(self, inputs: Any, settings: dict[str, Any]) -> bool:
         """Tell whether this is a single input."""
         return isinstance(inputs, str)
 
-    def check(self, item: Any, where: str) -> None:
+    def check(self, item: Any, where: str, settings: dict[str, Any]) -> None:
         """Raise unless this is something the task can read.
 
         Raises:
             InputError: saying what and where it is.
         """
-        if not self.is_one(item):
-            raise InputError(
-                f"{where[0].upper()}{where[1:]} is a {type(item).__name__} ({item!r:.60}); expected a text (str)."
+        if not self.is_one(item, settings):
+            where = where[0].upper() + where[1:]
+            raise InputError(f"{where} is {item!r:.60} ({type(item).__name__}); expected a text (str).")
+
+    def finite(self, logits: Tensor) -> Tensor:
+        """Return logits in float32 on the CPU.
+
+        Raises:
+            NonFiniteError: if one is NaN or infinite.
+        """
+        logits = logits.float().cpu()
+        if not bool(logits.isfinite().all()):
+            raise NonFiniteError(
+                f"The model's logits hold {logits[~logits.isfinite()][0].item()}; expected finite numbers. Its weights "
+                f"may be damaged, or overflow in {self.model.dtype}: load it with dtype='float32'."
             )
+        return logits
 
     def trace(self, inputs: Any, **options: Any) -> Trace:
         """Show the three steps for one input or a list: tokens and ids, hidden states and logits, and the answers."""
         settings = self.read_options(self.defaults, options)
-        items = [inputs] if self.is_one(inputs) else list(inputs)
+        items = [inputs] if self.is_one(inputs, settings) else list(inputs)
         for i, item in enumerate(items):
-            self.check(item, f"item {i}")
+            self.check(item, f"item {i}", settings)
         groups = [self.preprocess(item, **settings) for item in items]
         pieces = list(chain.from_iterable(groups))
-        batch = self.tokenizer.pad({name: [p[name] for p in pieces] for name in pieces[0]}, return_tensors="pt")
+        if not pieces:
+            raise InputError("There is nothing to trace; expected one input or a list of them.")
+        batch = self._padded(pieces)
         tensors = {name: tensor.to(self.model.device) for name, tensor in batch.items() if name in self.model.accepts}
         with torch.inference_mode():
             output = self.model(**tensors, output_hidden_states=True)
-        rows = iter(self.rows(output))
+        rows = iter(self.rows(output, pieces))
         answers = [self.postprocess(group, [next(rows) for _ in group], **settings) for group in groups]
         return Trace(
             task=self.task,
@@ -135,15 +163,21 @@ class Pipeline:
 
     def note(self, groups: list[list[Piece]]) -> str:
         """Say in a sentence what was done about texts longer than the model reads; empty when nothing was."""
-        return ""
+        windows = [len(group) for group in groups if len(group) > 1]
+        return f"{len(windows)} long text(s) read in {sum(windows)} overlapping windows" if windows else ""
 
-    def rows(self, output: ModelOutput) -> Iterable[Tensor]:
-        """Split the model's result into one row a piece."""
-        return output["logits"]
+    def _padded(self, pieces: list[Piece]) -> dict[str, Any]:
+        """Lay pieces under each other, filled up on the right: what the model takes, and the mask."""
+        names = [name for name in pieces[0] if name in self.model.accepts]
+        longest = max(len(piece["input_ids"]) for piece in pieces)
+        fill = {"input_ids": self.tokenizer.pad_token_id or 0, "bbox": [0, 0, 0, 0]}
+        rows = {name: [p[name] + [fill.get(name, 0)] * (longest - len(p[name])) for p in pieces] for name in names}
+        rows["attention_mask"] = [[int(i < len(piece["input_ids"])) for i in range(longest)] for piece in pieces]
+        return {name: torch.tensor(columns) for name, columns in rows.items()}
 
-    def _checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
+    def _checked(self, inputs: Iterable[Any], settings: dict[str, Any]) -> Iterator[Any]:
         for i, item in enumerate(inputs):
-            self.check(item, f"item {i}")
+            self.check(item, f"item {i}", settings)
             yield item
 
     def _run(self, items: Iterable[Any], settings: dict[str, Any]) -> Iterator[Any]:
@@ -156,13 +190,14 @@ class Pipeline:
                 sizes.append(len(group))
                 yield from group
 
-        def run(batch: list[Piece]) -> list[tuple[Piece, Tensor]]:
-            return list(zip(batch, self.rows(self.forward(batch)), strict=True))
+        def run(batch: list[Piece]) -> list[tuple[Piece, Any]]:
+            return list(zip(batch, self.rows(self.forward(batch), batch), strict=True))
 
-        group: list[tuple[Piece, Tensor]] = []
-        for done in run_in_batches(
-            pieces(), run, length=lambda p: len(p["input_ids"]), batch_size=settings["batch_size"]
-        ):
+        def length(piece: Piece) -> int:
+            return len(piece["input_ids"])
+
+        group: list[tuple[Piece, Any]] = []
+        for done in run_in_batches(pieces(), run, length=length, batch_size=settings["batch_size"]):
             group.append(done)
             if len(group) == sizes[0]:
                 sizes.pop(0)
@@ -173,17 +208,13 @@ class Pipeline:
         """Lay given options over the defaults; names that do not exist raise."""
         refuse_unknown(f"pipeline({self.task!r})", given, [*self.options, "batch_size", *self.ignored])
         settings = defaults | {name: value for name, value in given.items() if name not in self.ignored}
-        size = settings["batch_size"]
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise InputError(
-                f"batch_size is {size!r}; expected a whole number of at least 1, or None to choose by length."
-            )
+        check_count("batch_size", settings["batch_size"])
         return settings
 
     @property
     def limit(self) -> int | None:
         """The most tokens the model reads at once; None when there is no limit."""
-        limits = (getattr(self.model.config, "max_position_embeddings", None), self.tokenizer.model_max_length)
+        limits = (self.model.config.max_tokens, self.tokenizer.model_max_length)
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
@@ -195,6 +226,35 @@ class Pipeline:
         """Write model and tokenizer into a folder."""
         self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
+
+
+def token_rows(part: Tensor, pieces: Sequence[Piece]) -> list[Tensor]:
+    """Split what a model says about tokens into one tensor a piece: packed, (1, N, ...), or padded, (B, T, ...)."""
+    lengths = [len(piece["input_ids"]) for piece in pieces]
+    if len(part) == 1:
+        return list(part[0].split(lengths))
+    return [row[:length] for row, length in zip(part, lengths, strict=True)]
+
+
+def check_count(name: str, value: Any, *, least: int = 1) -> None:
+    """Raise unless an option is None or a whole number of at least `least`.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}, or None.")
+
+
+def _stream(inputs: Any) -> Iterable[Any] | None:
+    """Return the items of an iterable or of a dataset that is read by index; None if it is neither."""
+    if isinstance(inputs, Mapping | str | bytes):
+        return None
+    if isinstance(inputs, Iterable):
+        return inputs
+    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+        return (inputs[i] for i in range(len(inputs)))
+    return None
 
 
 def _length(inputs: Iterable[Any]) -> int | None:

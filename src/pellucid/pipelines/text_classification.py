@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, NonFiniteError
-from .base import Piece, Pipeline
+from ..errors import InputError
+from .base import Pipeline, check_count
+from .windows import Piece, cut, tokenize
 
 FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(-1),
@@ -49,21 +50,17 @@ class TextClassificationPipeline(Pipeline):
         """Check the values as well as the names."""
         settings = super().read_options(defaults, given)
         top_k, function = settings["top_k"], settings["function_to_apply"]
-        if (
-            top_k is not UNSET
-            and top_k is not None
-            and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1)
-        ):
-            raise InputError(f"top_k is {top_k!r}; expected a whole number of at least 1, or None for all labels.")
+        if top_k is not UNSET:
+            check_count("top_k", top_k)
         if function is not None and (not isinstance(function, str) or function.lower() not in FUNCTIONS):
             raise InputError(f"function_to_apply is {function!r}; expected one of {', '.join(FUNCTIONS)}, or None.")
         return settings
 
-    def is_one(self, inputs: Any) -> bool:
+    def is_one(self, inputs: Any, settings: dict[str, Any]) -> bool:
         """A text, or a pair as a mapping."""
         return isinstance(inputs, str) or (isinstance(inputs, Mapping) and "text" in inputs)
 
-    def check(self, item: Any, where: str) -> None:
+    def check(self, item: Any, where: str, settings: dict[str, Any]) -> None:
         """Accept a text or a mapping of `text` and `text_pair`."""
         parts = item if isinstance(item, Mapping) else {"text": item}
         wrong = [name for name in parts if name not in ("text", "text_pair")]
@@ -73,60 +70,39 @@ class TextClassificationPipeline(Pipeline):
                 "or a pair of texts as {'text': ..., 'text_pair': ...}."
             )
 
-    def preprocess(
-        self, item: Any, *, truncation: bool = False, max_length: int | None = None, **_: Any
-    ) -> list[Piece]:
+    def preprocess(self, item: Any, **options: Any) -> list[Piece]:
         """Tokenize; cut what is too long into windows, or truncate it."""
+        self.check(item, "the input", options)
         parts = dict(item) if isinstance(item, Mapping) else {"text": item}
-        self.check(parts, "the input")
-        limit = max_length or self.limit
-        encoded = self.tokenizer(**parts)
-        if limit is None or len(encoded["input_ids"]) <= limit:
-            return [dict(encoded)]
-        if truncation or "text_pair" in parts:
-            return [dict(self.tokenizer(**parts, truncation=True, max_length=limit))]
-        overlap = (limit - self.tokenizer.num_special_tokens_to_add()) // 8
-        windows = self.tokenizer(
-            **parts, truncation=True, max_length=limit, stride=overlap, return_overflowing_tokens=True
-        )
-        names = [name for name in windows if name != "overflow_to_sample_mapping"]
-        return [{name: windows[name][i] for name in names} for i in range(len(windows["input_ids"]))]
+        limit = options.get("max_length") or self.limit
+        piece = tokenize(self.tokenizer, parts["text"], parts.get("text_pair"))
+        if limit is None or len(piece["input_ids"]) <= limit:
+            return [piece]
+        if options.get("truncation") or "text_pair" in parts:
+            return [tokenize(self.tokenizer, parts["text"], parts.get("text_pair"), truncation=True, max_length=limit)]
+        return cut(piece, 0, limit=limit, overlap=limit // 8)
 
-    def postprocess(
-        self, pieces: list[Piece], rows: list[Tensor], *, top_k: Any = UNSET, function_to_apply: str | None = None,
-        return_all_scores: bool = False, **_: Any
-    ) -> Any:  # fmt: skip
+    def postprocess(self, pieces: list[Piece], rows: list[Tensor], **options: Any) -> Any:
         """Average the windows, turn logits into scores, and name the labels."""
-        config = self.model.config
+        config, top_k = self.model.config, options.get("top_k", UNSET)
         weights = torch.tensor([float(len(piece["input_ids"])) for piece in pieces])
-        logits = torch.stack([row.float().cpu() for row in rows])  # (windows, L)
-        logits = (logits * weights[:, None]).sum(0) / weights.sum()  # (L,)
-        if not bool(logits.isfinite().all()):
-            raise NonFiniteError(
-                f"The model's logits are {logits.tolist()}; expected finite numbers. Its weights may be damaged, "
-                f"or overflow in {self.model.dtype}: load it with dtype='float32'."
-            )
-        scores = FUNCTIONS[(function_to_apply or default_function(config.problem_type, config.num_labels)).lower()](
-            logits
-        )
-        answers = [{"label": config.id2label[i], "score": score} for i, score in enumerate(scores.tolist())]
-        if return_all_scores and top_k is UNSET:
+        logits = (torch.stack(rows) * weights[:, None]).sum(0) / weights.sum()  # (L,)
+        function = options.get("function_to_apply") or default_function(config.problem_type, config.num_labels)
+        scores = FUNCTIONS[function.lower()](logits).tolist()
+        answers = [{"label": config.id2label[i], "score": score} for i, score in enumerate(scores)]
+        if options.get("return_all_scores") and top_k is UNSET:
             return answers
         answers.sort(key=lambda answer: -answer["score"])
         return answers[0] if top_k is UNSET else answers[:top_k]
 
-    def one(self, answer: Any, item: Any, options: dict[str, Any]) -> Any:
+    def one(self, answer: Any, item: Any) -> Any:
         """A single text gives a list of one answer, as it always has; a pair given as a mapping gives the answer."""
         return [answer] if isinstance(item, str) and isinstance(answer, dict) else answer
 
     def note(self, groups: list[list[Piece]]) -> str:
         """Say what was done about long texts."""
-        windows = [len(group) for group in groups if len(group) > 1]
-        return (
-            f"{len(windows)} long text(s) read in {sum(windows)} overlapping windows; logits averaged"
-            if windows
-            else ""
-        )
+        note = super().note(groups)
+        return f"{note}; their logits are averaged" if note else ""
 
 
 def default_function(problem_type: str | None, labels: int) -> str:

@@ -104,6 +104,10 @@ def _shown(item: Any) -> str:
 def _answer(answer: Any) -> str:
     if isinstance(answer, dict) and answer.keys() == {"label", "score"}:
         return f"{answer['label']}  {answer['score']:.4f}"
-    if isinstance(answer, list):
+    if isinstance(answer, list) and all(isinstance(part, dict) for part in answer):
         return "  ".join(_answer(part) for part in answer)
-    return str(answer)
+    if isinstance(answer, Tensor):
+        numbers = ", ".join(f"{number:.4g}" for number in answer.flatten()[:6].tolist())
+        return f"{tuple(answer.shape)} [{numbers}{', ...' if answer.numel() > 6 else ''}]"
+    text = str(answer)
+    return text if len(text) <= 400 else f"{text[:400]}..."
