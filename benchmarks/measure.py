@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,11 +39,14 @@ class Run:
     said: Any
 
 
+Program = Sequence[str | os.PathLike[str]]  # Python code and its arguments
+
+
 def run(program: str, *arguments: str | os.PathLike[str]) -> Run:
     """Run a program in a fresh Python process; it may print one JSON value."""
     start = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-c", program, *map(os.fspath, arguments)],
+        [sys.executable, "-c", program, *(os.fspath(argument) for argument in arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=ENVIRONMENT,
@@ -60,7 +63,7 @@ def run(program: str, *arguments: str | os.PathLike[str]) -> Run:
     return Run(ms, mib, json.loads(said.splitlines()[-1]) if said.strip() else None)
 
 
-def interleave(programs: dict[str, Sequence[str | os.PathLike[str]]], rounds: int) -> dict[str, list[Run]]:
+def interleave(programs: Mapping[str, Program], rounds: int) -> dict[str, list[Run]]:
     """Run programs in turns, so that what else the machine does meets them all; the first, cold round is not kept."""
     runs: dict[str, list[Run]] = {name: [] for name in programs}
     for turn in range(rounds + 1):
@@ -95,11 +98,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table whose columns are aligned."""
     cells = [list(heads), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    text = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(text)
+    cells.insert(1, ["-" * width for width in widths])
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
 def arguments(about: str) -> argparse.Namespace:
@@ -115,4 +116,5 @@ def report(name: str, text: str, *, save: bool) -> None:
     text = f"{name}\n{machine()}\n\n{text}\n"
     print(text)
     if save:
+        RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.txt").write_text(text, encoding="utf-8")

@@ -1,6 +1,5 @@
 """How long until something is ready: whole processes, ours and the original's, in turns."""
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -33,38 +32,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = Path(scratch) / "tokenizer"
         measure.run(MAKE_TOKENIZER, measure.VOCABULARY, tokenizer)
-        model = measure.run(FOLDER).said
-        pairs: dict[str, tuple[str, *tuple[str | os.PathLike[str], ...]]] = {
-            "import": (IMPORT,),
-            "AutoTokenizer to the first ids": (TOKENIZER, tokenizer),
-            "pipeline to the first answer": (CLASSIFY, model),
+        work: dict[str, list[str]] = {
+            "import": [IMPORT],
+            "AutoTokenizer to the first ids": [TOKENIZER, str(tokenizer)],
+            "pipeline to the first answer": [CLASSIFY, measure.run(FOLDER).said],
         }
-        programs = {"an empty Python": [EMPTY], "import torch": [TORCH]}
-        for name, (program, *arguments) in pairs.items():
+        programs: dict[str, measure.Program] = {"an empty Python": [EMPTY], "import torch": [TORCH]}
+        for name, (program, *arguments) in work.items():
             for library in ("pellucid", "transformers"):
-                programs[f"{name}, {library}"] = [program.format(library), *map(os.fspath, arguments)]
+                programs[f"{name}, {library}"] = [program.format(library), *arguments]
         runs = measure.interleave(programs, 3 if options.quick else 15)
-    medians = {name: measure.median([run.ms for run in found]) for name, found in runs.items()}
-    memory = {name: measure.median([run.mib for run in found]) for name, found in runs.items()}
-    empty = medians["an empty Python"]
-    rows = []
-    for name in ("an empty Python", "import torch"):
-        rows.append([name, f"{medians[name]:.0f}", "", "", f"{memory[name]:.0f}", "", ""])
-    for name in pairs:
+    ms = {name: measure.median([run.ms for run in found]) for name, found in runs.items()}
+    mib = {name: f"{measure.median([run.mib for run in found]):.0f}" for name, found in runs.items()}
+    rows = [[name, f"{ms[name]:.0f}", "", "", mib[name], "", ""] for name in ("an empty Python", "import torch")]
+    for name in work:
         ours, theirs = f"{name}, pellucid", f"{name}, transformers"
-        ratio = medians[theirs] / medians[ours]
-        rows.append([name, f"{medians[ours]:.0f}", f"{medians[theirs]:.0f}", f"{ratio:.1f}x", f"{memory[ours]:.0f}",
-                     f"{memory[theirs]:.0f}", deviation(runs[ours][0].said, runs[theirs][0].said)])  # fmt: skip
+        speed = [f"{ms[ours]:.0f}", f"{ms[theirs]:.0f}", f"{ms[theirs] / ms[ours]:.1f}x"]
+        rows.append([name, *speed, mib[ours], mib[theirs], deviation(runs[ours][0].said, runs[theirs][0].said)])
     heads = ["process start to end", "ms", "original ms", "faster", "MiB", "original MiB", "deviation"]
+    empty, heavy = ms["an empty Python"], measure.run(CLEAN).said
     note = (
-        f"An empty Python takes {empty:.0f} ms of every figure: `import pellucid` itself is "
-        f"{medians['import, pellucid'] - empty:.0f} ms; of torch and numpy it loads: {measure.run(CLEAN).said or 'neither'}."
+        f"An empty Python takes {empty:.0f} ms of every figure: `import pellucid` itself takes "
+        f"{ms['import, pellucid'] - empty:.0f} ms. Of torch and numpy it loads {' and '.join(heavy) or 'neither'}."
     )
     measure.report("startup", f"{measure.table(heads, rows)}\n\n{note}", save=options.save)
 
 
 def deviation(ours: object, theirs: object) -> str:
-    """Compare two answers: ids must be equal, of a score the difference is shown."""
+    """Compare two answers: ids are equal or not, of scores the difference is shown."""
     match ours, theirs:
         case [{"label": a, "score": x}], [{"label": b, "score": y}]:
             return f"{abs(x - y):.1e}" if a == b else f"label {a}, original {b}"

@@ -66,31 +66,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tokenizer"
         measure.run(MAKE, measure.VOCABULARY, folder)
-        programs = {}
+        programs: dict[str, measure.Program] = {}
         for task, work in WORK.items():
             for library, load in LOAD.items():
                 if found := work.get("bare" if library == "bare" else "tok"):
                     call, checked = found
                     code = TEXTS + load + CALL.format(call=call, checked=checked, number=work["number"])
-                    programs[f"{task}, {library}"] = [code, str(folder)]
+                    programs[f"{task}, {library}"] = [code, folder]
         runs = measure.interleave(programs, 1 if options.quick else 7)
-    rows = []
-    for task in WORK:
-        seconds, size, memory, same = {}, 0, {}, []
-        for library in LOAD:
-            if found := runs.get(f"{task}, {library}"):
-                seconds[library] = measure.median([run.said[0] for run in found])
-                memory[library] = measure.median([run.mib for run in found])
-                size = found[0].said[1]
-                same.append(found[0].said[2])
-        show = {lib: f"{s * 1e6:.0f} us" if s < 1e-3 else f"{size / s / 1e6:.2f} MB/s" for lib, s in seconds.items()}
-        bare = f"{seconds['pellucid'] / seconds['bare']:.2f}x" if "bare" in seconds else ""
-        rows.append([task, show.get("bare", ""), show["pellucid"], show["transformers"], bare,
-                     f"{seconds['transformers'] / seconds['pellucid']:.2f}x", f"{memory['pellucid']:.0f}",
-                     f"{memory['transformers']:.0f}", "equal" if same.count(same[0]) == len(same) else "NOT EQUAL"])  # fmt: skip
-    heads = ["BERT's 30,522 pieces", "bare", "pellucid", "original", "cost over bare", "faster than original",
-             "MiB", "original MiB", "ids"]  # fmt: skip
+    rows = [row_of(task, {library: runs.get(f"{task}, {library}", []) for library in LOAD}) for task in WORK]
+    heads = [
+        *("BERT's 30,522 pieces", "bare", "pellucid", "original", "cost over bare", "faster than original"),
+        *("MiB", "original MiB", "ids"),
+    ]
     measure.report("tokenization", measure.table(heads, rows), save=options.save)
+
+
+def row_of(task: str, runs: dict[str, list[measure.Run]]) -> list[str]:
+    """Make the row of one kind of work: times of single calls, else bytes of text a second."""
+    seconds = {library: measure.median([run.said[0] for run in found]) for library, found in runs.items() if found}
+    mib = {library: f"{measure.median([run.mib for run in found]):.0f}" for library, found in runs.items() if found}
+    size = runs["pellucid"][0].said[1]
+    shown = {lib: f"{s * 1e6:.0f} us" if s < 1e-3 else f"{size / s / 1e6:.2f} MB/s" for lib, s in seconds.items()}
+    over_bare = f"{seconds['pellucid'] / seconds['bare']:.2f}x" if "bare" in seconds else ""
+    faster = f"{seconds['transformers'] / seconds['pellucid']:.2f}x"
+    ids = [found[0].said[2] for found in runs.values() if found]
+    equal = "equal" if ids.count(ids[0]) == len(ids) else "NOT EQUAL"
+    speeds = [shown.get("bare", ""), shown["pellucid"], shown["transformers"]]
+    return [task, *speeds, over_bare, faster, mib["pellucid"], mib["transformers"], equal]
 
 
 if __name__ == "__main__":
