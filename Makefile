@@ -22,7 +22,7 @@ test: .venv/installed-test
 check: .venv/installed-test
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: .venv/installed-test
 	@for file in startup tokenization load; do $(BIN)/python benchmarks/$$file.py --quick || exit 1; done

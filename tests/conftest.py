@@ -1,4 +1,4 @@
-"""The whole suite runs without the network, away from the user's cache; only `wheel` fetches, and skips when it can not."""
+"""The suite runs without the network, away from the user's cache; only `wheel` fetches, and skips when it can not."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 USER_HOME = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
 USER_CACHE = Path(os.environ.get("HF_HUB_CACHE", USER_HOME / "hub"))
@@ -18,6 +19,8 @@ os.environ["HF_HOME"] = HOME  # before huggingface_hub is imported, which reads 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE"):
     os.environ.pop(name, None)
+
+torch.set_num_threads(1)  # tiny models are slower on several, and the workers share the cores
 
 
 def pytest_unconfigure() -> None:
@@ -32,7 +35,7 @@ def user_cache() -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(pytestconfig: pytest.Config) -> Callable[[str], Path]:
-    """Return a function that gives the unpacked folder of a wheel on PyPI, `wheel("name==1.0")`, fetched once and kept."""
+    """Return `wheel("name==1.0")`, which gives the unpacked folder of a wheel on PyPI, fetched once and kept."""
     kept = pytestconfig.cache.mkdir("wheels")
     reasons: dict[str, str] = {}
 

@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pellucid
@@ -17,7 +17,7 @@ def tree_of(name: str) -> ast.Module:
     return ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
 
 
-def imports_of(name: str, nodes: list[ast.stmt] | None = None) -> Iterator[str]:
+def imports_of(name: str, nodes: Sequence[ast.stmt] | None = None) -> Iterator[str]:
     """Yield the full name of every module that a file imports: "torch.nn", "pellucid.models.bert"."""
     own = ["pellucid", *Path(name).with_suffix("").parts]
     for statement in tree_of(name).body if nodes is None else nodes:

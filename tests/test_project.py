@@ -21,9 +21,8 @@ def test_one_version():
 
 def test_every_dependency_is_pinned():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    pinned = set(
-        re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8").lower(), re.MULTILINE)
-    )
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
+    pinned = set(re.findall(r"^([\w-]+)==", constraints, re.MULTILINE))
     wanted = {name.lower() for name in re.findall(r'^\s+"([\w-]+)(?:\[\w+\])?[><=]=[\d.]+",?$', project, re.MULTILINE)}
     assert {"torch", "pytest"} <= wanted <= pinned
 
@@ -32,7 +31,7 @@ def test_no_file_names_a_place_on_a_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    places = re.compile("/(home|root|Users)/(?!me\b)[a-z]")  # "me" is the made-up user of the tests
+    places = re.compile(r"/(home|root|Users)/(?!me\b)[a-z]")  # "me" is the made-up user of the tests
     for name in listed.stdout.split("\0"):
         file = ROOT / name
         if name and file.suffix in TEXT and file.is_file() and file.stat().st_size < 10**6:

@@ -6,6 +6,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pellucid import auto
 
 ROOT = Path(__file__).parent.parent
@@ -16,10 +18,13 @@ TASKS = {
     "Model": "hidden states",
     "ForPreTraining": "pre-training",
     "ForMaskedLM": "masked words",
+    "WithLMHeadModel": "masked words",
+    "LMHeadModel": "next words",
     "ForNextSentencePrediction": "next sentence",
     "ForSequenceClassification": "text classification",
     "ForTokenClassification": "token classification",
     "ForQuestionAnswering": "question answering",
+    "ForQuestionAnsweringSimple": "question answering",
     "ForMultipleChoice": "multiple choice",
 }
 
@@ -31,9 +36,9 @@ def table() -> str:
         title = auto.config_class(name).__name__.removesuffix("Config")
         heads = auto.heads_of(name)
         tasks = ", ".join(TASKS[suffix] for suffix in sorted(heads, key=list(TASKS).index))
-        package = Path(auto.__file__).parent
-        frameworks = [label for folder, label in FRAMEWORKS.items() if (package / folder / f"{name}.py").exists()]
-        rows.append(f"| [{title}](src/pellucid/models/{name}.py) | {tasks} | {', '.join(frameworks)} |")
+        file, package = Path(auto.module_of(name).__file__).name, Path(auto.__file__).parent
+        frameworks = [label for folder, label in FRAMEWORKS.items() if (package / folder / file).exists()]
+        rows.append(f"| [{title}](src/pellucid/models/{file}) | {tasks} | {', '.join(frameworks)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -42,13 +47,14 @@ def test_architectures():
     assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table(), "run: python tests/test_readme.py"
 
 
-def test_python_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "course.md"], ids=["README", "course"])
+def test_python_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, page.name, "exec"), names)
     assert capsys.readouterr().err == ""
 
 
@@ -56,16 +62,9 @@ def test_commands_and_links_exist():
     text, makefile = README.read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for page in [
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "docs/architecture.md",
-        "docs/course.md",
-        "benchmarks/README.md",
-    ]:
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
-            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
 if __name__ == "__main__":
