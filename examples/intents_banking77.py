@@ -5,8 +5,8 @@
 `--data` is a folder with `train.csv` and `test.csv`, from
 https://github.com/PolyAI-LDN/task-specific-datasets (CC BY 4.0): 10,003 and 3,080 questions with 77 intents.
 
-With all-MiniLM-L6-v2 (22 million parameters), two epochs: 90.0 % of the test questions right, after five minutes of
-training on two cores.
+With all-MiniLM-L6-v2 (22 million parameters), two epochs: 90.0 % of the test questions right, after
+five minutes of processor time.
 """
 
 import argparse
