@@ -67,8 +67,8 @@ def test_alone_padded_and_packed_agree(rows, data, extra, window, scale, watched
             return attend(q, k, v, layout, **settings)
         with watch_attention() as weights:
             out = attend(q, k, v, layout, **settings)
-        assert torch.allclose(weights[0] @ v, out)
-        assert torch.allclose(weights[0].sum(-1), torch.ones_like(weights[0][..., 0]))
+        assert torch.allclose(weights.own[0] @ v, out)
+        assert torch.allclose(weights.own[0].sum(-1), torch.ones_like(weights.own[0][..., 0]))
         return out
 
     (q, k, v), mask, places = pad(texts, sides, max(rows) + extra, filler=7.0)
@@ -94,7 +94,7 @@ def test_rows_of_padding_are_finite(dtype, window):
     assert attend(q, k, v, layout, window=window).isfinite().all()
     with watch_attention() as weights:
         assert attend(q, k, v, layout, window=window).isfinite().all()
-    assert weights[0].isfinite().all()
+    assert weights.own[0].isfinite().all()
 
 
 def test_padding_is_not_looked_at():
@@ -140,7 +140,7 @@ def test_watching_sees_every_call_of_its_block_and_no_other():
             attend(q, k, v, layout)
         attend(q, k, v, layout)
     attend(q, k, v, layout)
-    assert (len(outer), len(inner)) == (2, 1)
+    assert (len(outer.own), len(inner.own)) == (2, 1)
 
 
 def test_watched_packed_texts_look_at_themselves_only():
@@ -150,8 +150,8 @@ def test_watched_packed_texts_look_at_themselves_only():
         attend(q, k, v, Layout.packed([2, 3, 3]))
     owner = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2])
     same = owner[:, None] == owner
-    assert weights[0].shape == (1, HEADS, 8, 8)
-    assert not weights[0][..., ~same].any() and (weights[0][..., same] > 0).all()
+    assert weights.own[0].shape == (1, HEADS, 8, 8)
+    assert not weights.own[0][..., ~same].any() and (weights.own[0][..., same] > 0).all()
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
@@ -200,5 +200,20 @@ def test_blocks(side):
         part = slice(first, first + length)
         wanted, weights = dense_blocks(*text, blocks, i)
         assert torch.allclose(out[row, :, part], wanted, atol=1e-5)
-        assert torch.allclose(seen[0][row, :, part, part], weights, atol=1e-5)
+        assert torch.allclose(seen.own[0][row, :, part, part], weights, atol=1e-5)
         start += length
+
+
+# --- ALiBi ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_alibi_far_from_the_beginning(dtype):
+    """It is added as a distance: as a position, half precision could not tell neighbours apart."""
+    length, slopes = 600, torch.tensor([0.5, 0.1, 0.01])
+    q, k, v = draw([length])[0]
+    places = torch.arange(length)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(SIZE) + slopes[:, None, None] * (places - places[:, None])
+    wanted = scores.masked_fill(places > places[:, None], float("-inf")).softmax(-1) @ v
+    out = attend(*(x.to(dtype) for x in (q, k, v)), Layout.of(places[None]), causal=True, alibi=slopes)
+    assert torch.allclose(out.double(), wanted, atol=1e-6 if dtype == torch.float64 else 0.05)

@@ -117,6 +117,16 @@ def test_unknown_keys_of_any_form_survive(tmp_path):
     assert config.replace(hidden_size=32).to_dict() == TINY | extra | {"hidden_size": 32}
 
 
+def test_unknown_keys_are_mentioned_once(tmp_path, caplog):
+    caplog.set_level("INFO", logger="pellucid")
+    config = BertConfig.from_pretrained(write(tmp_path, TINY | {"emb_size": 312, "cell": 3}))
+    assert [record.getMessage().partition("config.json: ")[2] for record in caplog.records] == [
+        "unknown keys are kept and have no effect: 'emb_size', 'cell'."
+    ]
+    config.replace(hidden_size=32)
+    assert len(caplog.records) == 1
+
+
 def test_old_spellings_stay_until_they_change():
     config = BertConfig.from_dict(TINY | {"torch_dtype": "float16"})
     assert config.dtype == config.torch_dtype == "float16"
@@ -303,6 +313,7 @@ IMPOSSIBLE = {
     "cross-attention": ({"add_cross_attention": True}, "add_cross_attention is True"),
     "rotary": ({"rope_theta": 10000.0}, "rope_theta is 10000.0, which BertConfig does not implement"),
     "quantised": ({"quantization_config": {"bits": 4}}, r"quantization_config is \{'bits': 4\}"),
+    "quantised by": ({"quantization_config": {"quant_method": "awq"}}, "weights quantized by 'awq' can not be read"),
     "pruned heads": ({"pruned_heads": {"0": [1]}}, "pruned_heads is"),
     "another architecture": ({"model_type": "gpt2"}, "model_type is 'gpt2', BertConfig reads 'bert'; use AutoConfig"),
     "several": ({"hidden_size": "a", "vocab_size": -1, "rope_theta": 1, "hidden_dropout_prob": 2},

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import pellucid
-from cases import CASES, EVERY_CLASS
+from cases import CASES, EVERY_CLASS, HEADS
 from oracle import checkpoint, our_class, ours, reference
 from pellucid import weights
 from pellucid.auto import config_class
@@ -183,6 +183,7 @@ def test_a_backbone_without_its_optional_part(architecture, head, tmp_path):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_new_head_is_announced_once(architecture, caplog, capfd):
     source = checkpoint(architecture, "ForMaskedLM")
+    capfd.readouterr()  # the original's, which wrote it
     with pytest.raises(WeightsError, match=r"say so: num_labels=\.\.\., or ignore_mismatched_sizes=True"):
         AutoModelForSequenceClassification.from_pretrained(source)
     torch.manual_seed(7)
@@ -215,6 +216,102 @@ def test_a_head_of_another_size(tmp_path, caplog):
     caplog.clear()
     AutoModelForSequenceClassification.from_pretrained(source, num_labels=3, ignore_mismatched_sizes=True)
     assert not caplog.records
+
+
+# --- heads of other tasks ---------------------------------------------------------------------------------------------
+
+PARTS = ("ForMaskedLM", "ForNextSentencePrediction")  # of ForPreTraining
+PAIRS = [
+    (architecture, saved, asked)
+    for architecture in ("bert", "distilbert", "modernbert", "deberta_v2", "xlm", "xlnet", "camembert")
+    for saved in HEADS[architecture]
+    for asked in HEADS[architecture]
+    if saved != asked and "Model" not in (saved, asked)
+]
+
+
+def head_of(model):
+    return {n for n, _ in model.named_parameters() if not n.startswith(f"{model.prefix}.")}
+
+
+@pytest.mark.parametrize(("architecture", "saved", "asked"), PAIRS)
+def test_a_head_reads_what_its_own_task_taught(architecture, saved, asked, caplog):
+    source, cls = checkpoint(architecture, saved), our_class(architecture, asked)
+    if saved == "ForPreTraining" and asked in PARTS:
+        model = cls.from_pretrained(source)
+        theirs = reference(architecture, saved).state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+        return
+    with pytest.raises(WeightsError, match="say so: num_labels"):
+        cls.from_pretrained(source)
+    model = cls.from_pretrained(source, num_labels=3)
+    assert set(model.load_report.new) >= head_of(model) or saved in ("ForPreTraining", *PARTS)
+    assert len(caplog.records) == 1
+
+
+def test_a_head_that_looks_alike_is_explained():
+    source, stored = checkpoint("bert", "ForSequenceClassification"), reference("bert", "ForSequenceClassification")
+    message = r"are of BertForSequenceClassification, .* of BertForTokenClassification, .*: classifier.bias, classifier"
+    load: Any = pellucid.AutoModelForTokenClassification.from_pretrained
+    with pytest.raises(
+        WeightsError, match=rf"{message}.*\n  Load it with BertForSequenceClassification\. .*num_labels="
+    ):
+        load(source)
+    config = pellucid.AutoConfig.from_pretrained(source)
+    for options in ({"num_labels": 3}, {"ignore_mismatched_sizes": True}, {"config": config}):
+        model = load(source, **options)
+        assert model.classifier.weight.shape == (3, 32)
+        assert not torch.equal(model.classifier.weight, stored.classifier.weight)
+        assert {"classifier.weight", "classifier.bias"} == {*model.load_report.new}
+        assert {"classifier.weight", "classifier.bias"} <= {*model.load_report.ignored}
+
+
+class Tagger(pellucid.BertForTokenClassification):
+    """A class of a user's own."""
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        (None, "BertForTokenClassification"),
+        (..., "BertForTokenClassification"),
+        ([], "BertForTokenClassification"),
+        (["BertModel"], "BertForTokenClassification"),
+        (["Linear"], "BertForTokenClassification"),
+        (["BertForNamesAndPlaces"], "BertForTokenClassification"),
+        (["TokenizerForTokenClassification"], "BertForTokenClassification"),
+        (["BertForSequenceClassification", "BertForTokenClassification"], "BertForTokenClassification"),
+        (["BertForMaskedLM"], "BertForTokenClassification"),  # a fine-tuned state_dict beside the config it began with
+        (["BertForSequenceClassification"], "BertModel"),
+        (["BertForSequenceClassification"], Tagger),
+    ],
+)
+def test_what_else_architectures_may_say(named, asked, tmp_path):
+    copy_of("bert", "ForTokenClassification", tmp_path, architectures=named)
+    cls: Any = getattr(pellucid, asked) if isinstance(asked, str) else asked
+    theirs = reference("bert", "ForTokenClassification").state_dict()
+    for name, tensor in cls.from_pretrained(tmp_path).state_dict().items():
+        assert torch.equal(tensor, theirs[name if name in theirs else f"bert.{name}"])
+
+
+@pytest.mark.parametrize("name", ["RobertaForTokenClassification", "CamembertForTokenClassification"])
+def test_kin_names_its_heads_alike(name, tmp_path):
+    copy_of("camembert", "ForTokenClassification", tmp_path, architectures=[name])
+    model = pellucid.AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert_same_weights(model, reference("camembert", "ForTokenClassification"))
+    with pytest.raises(WeightsError, match="Load it with CamembertForTokenClassification"):
+        pellucid.AutoModelForMultipleChoice.from_pretrained(tmp_path)
+
+
+def test_tensors_of_two_heads(tmp_path):
+    """As bert-base-uncased has them: config.json names one of the heads that learned together."""
+    copy_of("bert", "ForPreTraining", tmp_path, architectures=["BertForMaskedLM"])
+    for head in ("ForPreTraining", *PARTS):
+        model, theirs = (
+            our_class("bert", head).from_pretrained(tmp_path),
+            reference("bert", "ForPreTraining").state_dict(),
+        )
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
 
 # --- what a load writes -----------------------------------------------------------------------------------------------

@@ -17,15 +17,23 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .auto import AutoConfig as AutoConfig
     from .auto import AutoModel as AutoModel
+    from .auto import AutoModelForCausalLM as AutoModelForCausalLM
     from .auto import AutoModelForMaskedLM as AutoModelForMaskedLM
     from .auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
     from .auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
     from .auto import AutoModelForPreTraining as AutoModelForPreTraining
     from .auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from .auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
     from .auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
     from .auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+    from .cache import Cache as Cache
     from .config import Config as Config
     from .errors import PellucidError as PellucidError
+    from .generation import TextIteratorStreamer as TextIteratorStreamer
+    from .generation import TextStreamer as TextStreamer
+    from .generation import generate as generate
+    from .generation import stream as stream
+    from .generation_config import GenerationConfig as GenerationConfig
     from .layout import Layout as Layout
     from .model import Model as Model
     from .outputs import ModelOutput as ModelOutput
@@ -37,22 +45,30 @@ if TYPE_CHECKING:
 HOME = {
     "AutoConfig": "auto",
     "AutoModel": "auto",
+    "AutoModelForCausalLM": "auto",
     "AutoModelForMaskedLM": "auto",
     "AutoModelForMultipleChoice": "auto",
     "AutoModelForNextSentencePrediction": "auto",
     "AutoModelForPreTraining": "auto",
     "AutoModelForQuestionAnswering": "auto",
+    "AutoModelForSeq2SeqLM": "auto",
     "AutoModelForSequenceClassification": "auto",
     "AutoModelForTokenClassification": "auto",
     "AutoTokenizer": "tokenizer",
     "BatchEncoding": "tokenizer",
+    "Cache": "cache",
     "Config": "config",
+    "GenerationConfig": "generation_config",
     "Layout": "layout",
     "Model": "model",
     "ModelOutput": "outputs",
     "PellucidError": "errors",
+    "TextIteratorStreamer": "generation",
+    "TextStreamer": "generation",
     "Tokenizer": "tokenizer",
+    "generate": "generation",
     "pipeline": "pipelines",
+    "stream": "generation",
 }
 
 __all__ = sorted(HOME)

@@ -4,30 +4,43 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import InputError
 from .layout import Layout
 
-Bias = Callable[[Tensor, Tensor], Tensor]  # from q and k to what is added to their scores, (H, T, T) or (B, H, T, T)
+SCORES = 2**24  # that are computed at a time where no kernel does it
 
-_watcher: ContextVar[list[Tensor] | None] = ContextVar("watcher", default=None)
+# From q and k, and how many tokens each query is after each key, (B or 1, T, S), to what is added to their scores.
+Bias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Watched:
+    """Attention weights, (B, H, T, S) each, in the order of the calls: of texts to themselves, and to a source."""
+
+    own: list[Tensor] = field(default_factory=list)
+    cross: list[Tensor] = field(default_factory=list)
+
+
+_watcher: ContextVar[Watched | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def watch_attention() -> Iterator[list[Tensor]]:
-    """Collect the attention weights, (B, H, T, T), of every `attend` inside the block, in the order of the calls.
+def watch_attention(watched: Watched | None = None) -> Iterator[Watched]:
+    """Collect the attention weights of every `attend` inside the block, in what is given, or in a new one.
 
     Only calls of the same thread are seen. The weights are computed by an explicit softmax, which gives the same output
     up to rounding and takes memory quadratic in the length.
     """
-    weights: list[Tensor] = []
-    token = _watcher.set(weights)
+    watched = Watched() if watched is None else watched
+    token = _watcher.set(watched)
     try:
-        yield weights
+        yield watched
     finally:
         _watcher.reset(token)
 
@@ -36,7 +49,7 @@ def report_attention(weights: Callable[[], Tensor]) -> None:
     """Show weights, (B, H, T, T), that an architecture computes without `attend`; called only when someone watches."""
     watcher = None if torch.compiler.is_compiling() else _watcher.get()
     if watcher is not None:
-        watcher.append(weights())
+        watcher.own.append(weights())
 
 
 def attend(
@@ -45,92 +58,227 @@ def attend(
     v: Tensor,
     layout: Layout,
     *,
+    source: Layout | None = None,
+    causal: bool = False,
     scale: float | None = None,
     bias: Bias | None = None,
+    alibi: Tensor | None = None,
     window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Let every token look at the real tokens of its own text: softmax(scale q k' + bias) v.
 
     Args:
         q: (B, H, T, D).
-        k: (B, H, T, D).
-        v: (B, H, T, D).
+        k: (B, K, S, D); each of its heads serves H / K neighbouring heads of q. S is T, or more with a cache.
+        v: (B, K, S, D), or with heads of another size.
         layout: where the tokens sit; padding and other texts are not looked at.
+        source: where the S tokens of another text sit, of which k and v are, as the encoder's beside a decoder. There
+            may be fewer of these texts, each for as many neighbouring rows of q.
+        causal: whether a token looks at itself and those before it only.
         scale: of the scores; 1 / sqrt(D) by default.
-        bias: from the queries and keys of texts of one length, (B, H, T, D) each, to what is added to their scores,
-            (H, T, T) or (B, H, T, T), where an H of 1 stands for all; it may depend on how far tokens are apart, not
-            on where the text begins.
+        bias: from the queries and keys of texts of one length, (B, H, T, D) and (B, K, S, D), and how many tokens each
+            query is after each key, (B or 1, T, S), to what is added to their scores, (H, T, S) or (B, H, T, S), where
+            an H of 1 stands for all; not beside a source.
+        alibi: how much each head's scores grow from one key to the next, (H,).
         window: how many tokens to each side a token looks at most; None for all.
+        softcap: the c of c tanh(scores / c), which keeps scores between -c and c before anything is added.
+        sinks: one more score a head, (H,), that takes its share of the softmax and gives nothing.
         dropout: the probability of dropping a weight; 0 outside training.
 
     Returns:
         (B, H, T, D). Rows of padding hold finite numbers without meaning.
     """
+    how = _Scoring(causal, scale, bias, alibi, window, softcap, sinks, dropout)
     watcher = None if torch.compiler.is_compiling() else _watcher.get()
-    kernel = _kernel if watcher is None else _watched_kernel
-    if layout.lengths is None:
-        out, weights = kernel(q, k, v, _mask(layout.keep, q.shape[2], window, q.device), bias, scale, dropout)
+    if source is not None:
+        out, weights = _attend_source(q, k, v, layout, source, how, watcher is not None)
     else:
-        out, weights = _attend_packed(kernel, q, k, v, layout.lengths, window, bias, scale, dropout)
+        attend_in = _attend_rows if layout.lengths is None else _attend_packed
+        out, weights = attend_in(q, k, v, layout, how, watcher is not None)
     if watcher is not None and weights is not None:
-        watcher.append(weights)
+        (watcher.own if source is None else watcher.cross).append(weights)
     return out
 
 
-def _mask(keep: Tensor | None, length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """True where a token may look, broadcastable to (B, H, T, T); None when everywhere."""
-    if window is None:
-        if keep is None:
-            return None
-        empty = ~keep.any(dim=-1, keepdim=True)  # a row of nothing but padding looks at itself: no NaN
-        return (keep | empty)[:, None, None, :]  # (B, 1, 1, T)
-    places = torch.arange(length, device=device)
-    apart = (places[:, None] - places[None, :]).abs()  # (T, T)
-    if keep is None:
-        return apart[None, None] <= window
-    return ((apart <= window) & keep[:, None, None, :]) | (apart == 0)  # padding far from real tokens looks at itself
+@dataclass(frozen=True)
+class _Scoring:
+    """The arguments of `attend` that say how much tokens look at each other."""
+
+    causal: bool
+    scale: float | None
+    bias: Bias | None
+    alibi: Tensor | None
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+    dropout: float
 
 
-def _kernel(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Bias | None, scale: float | None, dropout: float
-) -> tuple[Tensor, None]:
-    if bias is not None:
-        added = bias(q, k).to(q.dtype)
-        added = added if added.dim() == 4 else added[None]  # (B or 1, H, T, T)
-        mask = added if mask is None else added.masked_fill(~mask, float("-inf"))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale), None
+def _attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, how: _Scoring, watched: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend in a batch of one text a row; return the weights, too, if they are watched."""
+    length, padded = q.shape[2], layout.keep is not None or layout.key_keep is not None
+    if how.causal and how.window is not None and length == 1 and not padded and not watched:
+        k, v = k[:, :, -how.window - 1 :], v[:, :, -how.window - 1 :]  # all that the last token sees
+    near = how.window is None or how.window >= k.shape[2] - 1
+    explicit = watched or how.softcap is not None or how.sinks is not None
+    whole = how.causal and near and not padded and k.shape[2] == length and how.bias is None and how.alibi is None
+    if whole and not explicit:  # the one mask that kernels know
+        return _kernel(q, k, v, None, how, triangle=length > 1), None
+    mask = _added(q, k, layout, _mask(layout, length, k.shape[2], how), how)
+    return _explicit_kernel(q, k, v, mask, how, watched) if explicit else (_kernel(q, k, v, mask, how), None)
 
 
-def _watched_kernel(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Bias | None, scale: float | None, dropout: float
-) -> tuple[Tensor, Tensor]:
-    scores = q @ k.transpose(-1, -2) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)  # (B, H, T, T)
-    if bias is not None:
-        scores = scores + bias(q, k).to(q.dtype)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
-    return weights @ v, weights
+def _mask(layout: Layout, length: int, size: int, how: _Scoring) -> Tensor | None:
+    """True where a token may look, (B or 1, 1, T or 1, S); None when everywhere.
+
+    Padding may look anywhere: a row of scores that are all masked would become NaN.
+    """
+    keep = layout.keep if layout.key_positions is None else layout.key_keep
+    if keep is None and how.window is None and (not how.causal or length == 1):
+        return None
+    if not how.causal and how.window is None and keep is not None:
+        return (keep | ~keep.any(dim=-1, keepdim=True))[:, None, None, :]
+    queries, keys = (x[:, None] for x in _places(layout, size, all_alike=keep is None))
+    seen = keys <= queries + (0 if how.causal else how.window or 0)  # (B or 1, 1, T, S); differences would be large
+    if how.window is not None:
+        seen = seen & (keys >= queries - how.window)
+    if keep is not None:
+        seen = seen & keep[:, None, None, -size:]
+    return seen if layout.keep is None else seen | ~layout.keep[:, None, :, None]
 
 
-def _attend_packed(
-    kernel: Callable[..., tuple[Tensor, Tensor | None]],
+def _places(layout: Layout, size: int, all_alike: bool) -> tuple[Tensor, Tensor]:
+    """Return the positions of queries, (B, T, 1), and of keys, (B, 1, S); a B of 1 where all rows are alike."""
+    keys = layout.positions if layout.key_positions is None else layout.key_positions
+    rows = 1 if all_alike else len(keys)
+    return layout.positions[:rows, :, None], keys[:rows, None, -size:]
+
+
+def _apart(layout: Layout, size: int, all_alike: bool) -> Tensor:
+    """Return how many tokens each query is after each key, (B, T, S), or (1, T, S) where all rows are alike."""
+    queries, keys = _places(layout, size, all_alike)
+    return queries - keys
+
+
+def _added(q: Tensor, k: Tensor, layout: Layout, mask: Tensor | None, how: _Scoring) -> Tensor | None:
+    """Write what is added to the scores into the mask; one of true and false stays so when nothing is."""
+    alike = layout.keep is None and layout.key_keep is None
+    if how.bias is not None:
+        added = how.bias(q, k, _apart(layout, k.shape[2], alike))
+        added = added if added.dim() == 4 else added[None]  # (B or 1, H, T, S)
+    elif how.alibi is not None:
+        apart = _apart(layout, k.shape[2], alike)[:, None]  # small where it matters
+        added = -how.alibi[:, None, None] * apart
+    else:
+        return mask
+    added = added.to(q.dtype)
+    return added if mask is None else torch.where(mask, added, float("-inf"))
+
+
+def _attend_source(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, source: Layout, how: _Scoring, watched: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend to other texts: all of each of them."""
+    if layout.lengths is not None:
+        return _attend_packed_source(q, k, v, layout.lengths, source.lengths or (), how, watched)
+    times = len(q) // max(1, len(k))
+    if times > 1:  # neighbouring rows are like more tokens of one
+        q = q.unflatten(0, (len(k), times)).transpose(1, 2).flatten(2, 3)
+    mask = None
+    if source.keep is not None:
+        mask = (source.keep | ~source.keep.any(dim=-1, keepdim=True))[:, None, None, :]
+    explicit = watched or how.softcap is not None
+    out, weights = _explicit_kernel(q, k, v, mask, how, watched) if explicit else (_kernel(q, k, v, mask, how), None)
+    if times > 1:
+        out = out.unflatten(2, (times, -1)).transpose(1, 2).flatten(0, 1)
+        weights = None if weights is None else weights.unflatten(2, (times, -1)).transpose(1, 2).flatten(0, 1)
+    return out, weights
+
+
+def _attend_packed_source(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     lengths: tuple[int, ...],
-    window: int | None,
-    *settings: object,
+    sources: tuple[int, ...],
+    how: _Scoring,
+    watched: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run one kernel call for each run of neighbouring texts of equal length."""
+    """Attend from each text of a packed batch to the one of the same number in another."""
+    if len(lengths) != len(sources):
+        raise InputError(f"The packed batches have {len(lengths)} and {len(sources)} texts; expected as many.")
+    explicit = watched or how.softcap is not None
+    outs, blocks = [], []
+    for row, key, value in zip(q.split(lengths, 2), k.split(sources, 2), v.split(sources, 2), strict=True):
+        out, weights = (
+            _explicit_kernel(row, key, value, None, how, watched)
+            if explicit
+            else (_kernel(row, key, value, None, how), None)
+        )
+        outs.append(out)
+        blocks += [] if weights is None else [weights[0]]
+    return torch.cat(outs, dim=2), _block_diagonal(blocks) if blocks else None
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: _Scoring, triangle: bool = False) -> Tensor:
+    shape, groups = q.shape[:3], q.shape[1] // k.shape[1]
+    if groups > 1 and q.shape[2] == 1:  # heads of one key head are like tokens that see the same: nothing is copied
+        q = q.reshape(len(q), k.shape[1], groups, q.shape[3])
+        if mask is not None and mask.shape[1] > 1:
+            mask = mask.reshape(len(mask), k.shape[1], groups, mask.shape[3])
+    elif groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=how.dropout, is_causal=triangle, scale=how.scale
+    )
+    return out.reshape(*shape, out.shape[-1])
+
+
+def _explicit_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: _Scoring, watched: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Compute and soften every score; some rows at a time, unless somebody watches."""
+    groups, scale = q.shape[1] // k.shape[1], 1 / math.sqrt(q.shape[-1]) if how.scale is None else how.scale
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    step = q.shape[2] if watched else max(1, SCORES // (max(1, len(q)) * q.shape[1] * k.shape[2]))
+    outs, weights = [], None
+    for start in range(0, q.shape[2], step):
+        rows = slice(start, start + step)
+        scores = q[:, :, rows] @ k.transpose(-1, -2) * scale  # (B, H, some of T, S)
+        if how.softcap is not None:
+            scores = how.softcap * torch.tanh(scores / how.softcap)
+        if mask is not None:
+            some = mask[:, :, rows] if mask.shape[2] > 1 else mask
+            scores = scores.masked_fill(~some, float("-inf")) if some.dtype == torch.bool else scores + some
+        if how.sinks is not None:
+            sinks = how.sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
+            weights = torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
+        else:
+            weights = scores.softmax(dim=-1)
+        weights = F.dropout(weights, how.dropout)
+        outs.append(weights @ v)
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2), weights if watched else None
+
+
+def _attend_packed(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, how: _Scoring, watched: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend once for each run of neighbouring texts of equal length."""
+    lengths = layout.lengths or ()
     pieces, blocks, start, text = [], [], 0, 0
     while text < len(lengths):
         length, run = lengths[text], 1
         while text + run < len(lengths) and lengths[text + run] == length:
             run += 1
         rows = (x[0, :, start : start + run * length].unflatten(1, (run, length)).transpose(0, 1) for x in (q, k, v))
-        out, weights = kernel(*rows, _mask(None, length, window, q.device), *settings)  # (run, H, length, D)
+        places = torch.arange(length, device=q.device).expand(run, length)
+        out, weights = _attend_rows(*rows, Layout(places), how, watched)  # (run, H, length, D)
         pieces.append(out.transpose(0, 1).flatten(1, 2))  # (H, run * length, D)
         blocks += [] if weights is None else list(weights)
         start, text = start + run * length, text + run

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KIN = {  # architecture -> the file it shares
     "camembert": "roberta",
     "flaubert": "xlm",
+    "mt5": "t5",
     "new": "gte",
     "xlm_roberta": "roberta",
 }
@@ -29,7 +30,7 @@ KIN = {  # architecture -> the file it shares
 
 @cache
 def architectures() -> list[str]:
-    """List the architectures there are, as their `model_type` with underscores."""
+    """List all architectures there are, as their `model_type` with underscores: ["albert", "apertus", ...]."""
     from . import models
 
     return sorted([*(module.name for module in pkgutil.iter_modules(models.__path__)), *KIN])
@@ -57,21 +58,22 @@ def architecture_of(values: dict[str, Any], where: str, model_type: str | None =
         kind = next((kind for kind, name in pairs if kind and hasattr(module_of(kind), name)), None)
     if kind is None:
         raise ConfigError(
-            f"{where} has no model_type, and its architectures name no known class; expected one of "
-            f"{', '.join(architectures())}. If you know which it is, say so: model_type='bert'."
+            f"{where} has no model_type, and its architectures name no known class. If you know which it is, say so: "
+            f"model_type='bert'. pellucid.auto.architectures() lists all {len(architectures())} there are."
         )
     if not isinstance(kind, str) or kind.replace("-", "_") not in architectures():
         raise ConfigError(
-            f"{where}: no architecture is called {shorten(kind)}{did_you_mean(shorten(kind), architectures())}. "
-            f"There are: {', '.join(architectures())}."
+            f"{where}: no architecture is called {shorten(kind)}"
+            f"{did_you_mean(shorten(kind), architectures(), most=3) or '.'} "
+            f"pellucid.auto.architectures() lists all {len(architectures())} there are."
         )
     return kind.replace("-", "_")
 
 
 def architecture_of_class(name: str) -> str | None:
     """Return the architecture to which a class of this name would belong, or None."""
-    plain = name.lower()
-    fitting = [kind for kind in architectures() if plain.startswith(kind.replace("_", ""))]
+    plain = name.lower().replace("_", "")
+    fitting = [kind for kind in architectures() if plain.startswith(kind.replace("_", "").removesuffix("text"))]
     return max(fitting, key=len, default=None)
 
 
@@ -186,15 +188,34 @@ def heads_of(architecture: str) -> "dict[str, type[Model]]":
 
     module = module_of(architecture)
     stem = config_class(architecture).__name__.removesuffix("Config")
+    whole = stem.removesuffix("Text")  # the text part of a model of more lends heads the name of the whole
     classes = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Model)]
-    names = {v.__name__.removeprefix(stem): v for v in classes if v.__module__ == module.__name__}
-    return {s: v for s, v in names.items() if s == "Model" or s.startswith(("For", "LMHead", "WithLMHead"))}
+    names = {v.__name__.removeprefix(stem).removeprefix(whole): v for v in classes if v.__module__ == module.__name__}
+    heads = ("Model", "EncoderModel", "MTModel", "For", "LMHead", "WithLMHead")
+    return {s: v for s, v in names.items() if s.startswith(heads)}
 
 
 class AutoModelForPreTraining(AutoModel):
     """Loads a model with its pre-training heads."""
 
-    suffixes = ("ForPreTraining", "ForMaskedLM", "WithLMHeadModel", "LMHeadModel")
+    suffixes = ("ForPreTraining", "ForMaskedLM", "WithLMHeadModel", "LMHeadModel", "ForCausalLM")
+
+
+class AutoModelForCausalLM(AutoModel):
+    """Loads a model that writes on, token by token."""
+
+    suffixes = ("ForCausalLM", "LMHeadModel")
+
+
+class AutoModelForSeq2SeqLM(AutoModel):
+    """Loads a model that reads one text and writes another."""
+
+    suffixes = ("ForConditionalGeneration", "MTModel")
+
+    @classmethod
+    def class_for(cls, architecture: str) -> "type[Model]":
+        """Return the class of an architecture's file that has this head; two halves put together have one class."""
+        return heads_of(architecture)["Model"] if architecture == "encoder_decoder" else super().class_for(architecture)
 
 
 class AutoModelForMaskedLM(AutoModel):

@@ -35,17 +35,18 @@ MAX_SIZE = 10**8  # of a dimension, a vocabulary, a count of labels; the largest
 # Keys that change no number of a forward pass: provenance, training and generation habits of the original library.
 BOOKKEEPING = frozenset(
     """
-    _attn_implementation_autoset _commit_hash _name_or_path _num_labels adapters add_prefix_space
-    attn_implementation auto_map bad_words_ids base_model_prefix begin_suppress_tokens chunk_size_feed_forward
-    cls_token_id custom_pipelines decoder_start_token_id directionality diversity_penalty do_sample early_stopping
-    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task forced_bos_token_id
-    forced_eos_token_id gradient_checkpointing initializer_factor language length_penalty mask_token_id max_length
-    min_length model_max_length name no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_past
-    output_scores pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate sentence_transformers
-    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_weights_
-    tokenizer_class top_k top_p torchscript transformers.js_config transformers_version typical_p unk_token_id
-    unpad_inputs use_bfloat16 use_flash_attn use_memory_efficient_attention vocab_file xla_device
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels adapters
+    add_prefix_space attn_implementation auto_map bad_words_ids base_model_prefix begin_suppress_tokens
+    cache_implementation chunk_size_feed_forward cls_token_id custom_pipelines decoder_start_token_id directionality
+    diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing initializer_factor language
+    length_penalty mask_token_id max_length min_length model_max_length name no_repeat_ngram_size num_beam_groups
+    num_beams num_return_sequences output_past output_scores pooler_fc_size pooler_num_attention_heads
+    pooler_num_fc_layers pooler_size_per_head pooler_type prefix pretraining_tp remove_invalid_values
+    repetition_penalty return_dict return_dict_in_generate sentence_transformers sep_token_id suppress_tokens
+    task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_weights_ tokenizer_class top_k top_p
+    torchscript transformers.js_config transformers_version typical_p unk_token_id unpad_inputs use_bfloat16
+    use_flash_attn use_memory_efficient_attention vocab_file xla_device
     """.split()  # noqa: SIM905
 )
 
@@ -87,7 +88,7 @@ shorten = reprlib.repr  # a stranger's value in a message, however large it is
 
 def read_values(folder: Folder) -> dict[str, Any]:
     """Return the content of config.json, unchecked."""
-    return folder.read_json("config.json", limit=CONFIG_LIMIT)
+    return folder.read_json("config.json", limit=CONFIG_LIMIT, infinity=True)  # the greatest time step of a Mamba-2
 
 
 @functools.cache
@@ -130,13 +131,26 @@ def _expects(name: str, value: Any, hint: Any, least: int) -> str | None:
         return None
     if name.endswith("layers") or name == "n_layer":
         return None if 0 <= value <= MAX_LAYERS else f"0 to {MAX_LAYERS}"
-    if name.endswith(("_size", "_heads", "dim", "_embeddings")):
+    if name.endswith(("_size", "_heads", "dim", "_embeddings")) or name in (
+        "n_head",
+        "n_embd",
+        "n_positions",
+        "d_model",
+    ):
         return None if least <= value <= MAX_SIZE else f"{least} to {MAX_SIZE}"
     if "dropout" in name:
         return None if 0 <= value < 1 else "a probability, 0 <= p < 1"
     if name.endswith(("_eps", "_range")):
         return None if value >= 0 else "a number that is not negative"
     return None
+
+
+class _NoField(AttributeError):
+    """Looks for the nearest name only when it is read: a getattr with a default raises it, too."""
+
+    def __str__(self) -> str:
+        config, name = self.args
+        return f"{type(config).__name__} has no field {name!r}{did_you_mean(name, config.fields())}."
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
@@ -195,9 +209,9 @@ class Config:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             object.__setattr__(self, name, values.pop(name, default))
         self._extra = values
-        for name in values:
-            if name not in BOOKKEEPING and name not in MEANINGFUL and name not in self.inert and name not in self._read:
-                log.info("%s: unknown key %r is kept and has no effect.", where, name)
+        known = {*BOOKKEEPING, *MEANINGFUL, *self.inert, *self._read}
+        if unknown := [name for name in values if name not in known]:
+            log.info("%s: unknown keys are kept and have no effect: %s.", where, ", ".join(map(shorten, unknown)))
         self.check(where, faults)
 
     def check(self, where: str | None = None, faults: Iterable[str] = ()) -> None:
@@ -219,6 +233,12 @@ class Config:
         for name, value in self._extra.items():
             if name in self.inert and value is not None and value != self.inert[name]:
                 faults.append(f"{name} is {shorten(value)}; only {self.inert[name]!r} is implemented")
+            elif name == "quantization_config" and value is not None:
+                method = shorten(value.get("quant_method")) if isinstance(value, dict) else "it"
+                faults.append(
+                    f"{name} is {shorten(value)}; weights quantized by {method} can not be read, load the model that "
+                    "they were made from"
+                )
             elif name in MEANINGFUL and name not in self.inert and value is not None:
                 faults.append(f"{name} is {shorten(value)}, which {type(self).__name__} does not implement")
         if not faults:
@@ -306,8 +326,9 @@ class Config:
         """
         config = cls.__new__(cls)
         try:
+            config._read = {}
+            config._fill(copy.deepcopy(dict(values)), where=where)
             config._read = copy.deepcopy(dict(values))
-            config._fill(copy.deepcopy(config._read), where=where)
         except RecursionError:
             raise ConfigError(f"{where} nests too deep to be a model's configuration.") from None
         config._as_read = {name: copy.deepcopy(getattr(config, name)) for name in cls.fields()}
@@ -356,7 +377,7 @@ class Config:
                 if new == name:
                     result.pop(old, None)
             if as_read or value is not None or self.fields()[name].default is not None:
-                result[name] = value
+                result[name] = value.to_dict() if isinstance(value, Config) else value
         if as_read and self.id2label != as_read["id2label"]:
             result.pop("num_labels", None)
             result.pop("_num_labels", None)
@@ -402,7 +423,7 @@ class Config:
         spelled = SPELLINGS.get(name, type(self).aliases.get(name))
         if spelled is not None:
             return getattr(self, spelled)
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}{did_you_mean(name, self.fields())}.")
+        raise _NoField(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = SPELLINGS.get(name, type(self).aliases.get(name, name))

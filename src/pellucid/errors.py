@@ -5,6 +5,7 @@ PellucidError
 ├── ConfigError (ValueError)          config.json says something impossible or not implemented
 ├── WeightsError (ValueError)         tensors are missing, unexpected, of another shape, or the file is broken
 ├── TokenizerError (ValueError)       tokenizer files are broken, or do not belong to the model
+├── TemplateError (ValueError)        a chat template is broken, refuses a conversation, or does too much
 ├── InputError (ValueError)           a value given to a call is not one it can work with
 │   └── ShapeError (IndexError)       a tensor has the wrong number of dimensions
 ├── ArgumentError (TypeError)         a keyword argument that does not exist
@@ -42,6 +43,10 @@ class WeightsError(PellucidError, ValueError):
 
 class TokenizerError(PellucidError, ValueError):
     """Tokenizer files are broken, incomplete, or do not belong to the model."""
+
+
+class TemplateError(PellucidError, ValueError):
+    """A chat template is broken, refuses the conversation, or does more than any conversation takes."""
 
 
 class InputError(PellucidError, ValueError):
@@ -100,12 +105,12 @@ class DamagedDownloadError(HubError):
     """The bytes that came are not the bytes that were promised."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known name, or an empty string."""
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
+    """Return `"; did you mean 'x'?"` for the nearest known name, or the few nearest, or an empty string."""
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = get_close_matches(name, list(known), n=most, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
 def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:

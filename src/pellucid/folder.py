@@ -134,8 +134,13 @@ class Folder:
                 f"{self.path / name} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}. Fetch it again."
             ) from None
 
-    def read_json(self, name: str, *, limit: int = WHOLE_FILE_LIMIT) -> dict[str, Any]:
+    def read_json(self, name: str, *, limit: int = WHOLE_FILE_LIMIT, infinity: bool = False) -> dict[str, Any]:
         """Return the JSON object in a file of at most `limit` bytes.
+
+        Args:
+            name: of the file.
+            limit: in bytes.
+            infinity: whether `Infinity` is a number, which it is not in JSON.
 
         Raises:
             MissingFileError: if there is no such file.
@@ -146,7 +151,9 @@ class Folder:
         error, place = _error_of(name), self.path / name
         try:
             text = self.read_text(name, limit=limit)
-            value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+            value = json.loads(
+                text, object_pairs_hook=_distinct, parse_constant=_infinite if infinity else _refuse_constant
+            )
         except json.JSONDecodeError as fault:
             where = f"line {fault.lineno}, column {fault.colno}"
             raise error(f"{place} is broken in {where}: {fault.msg}. Fetch or save it again.") from None
@@ -338,6 +345,10 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number. Expected a finite one.")
+
+
+def _infinite(constant: str) -> float:
+    return float(constant) if constant == "Infinity" else _refuse_constant(constant)
 
 
 def _stage(target: Path) -> tuple[Path, int]:

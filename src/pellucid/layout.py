@@ -7,11 +7,15 @@ A model file treats both alike: it takes positions from here, and hands the layo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .errors import InputError, ShapeError
+
+if TYPE_CHECKING:
+    from .cache import Cache
 
 
 @dataclass(frozen=True)
@@ -23,21 +27,27 @@ class Layout:
         keep: (B, T), true on real tokens; None when nothing is padded.
         lengths: tokens of each text of a packed batch; None when the batch is padded.
         sequence: (1, N), the text of each token of a packed batch; None when the batch is padded.
+        key_positions: positions of all S tokens that may be looked at, (B, S), where a cache holds earlier ones; None
+            when they are these T tokens.
+        key_keep: (B, S), true on real ones among them; None when all are.
     """
 
     positions: Tensor
     keep: Tensor | None = None
     lengths: tuple[int, ...] | None = None
     sequence: Tensor | None = None
+    key_positions: Tensor | None = None
+    key_keep: Tensor | None = None
 
     @staticmethod
-    def of(tokens: Tensor, attention_mask: "Tensor | Layout | None" = None) -> "Layout":
+    def of(tokens: Tensor, attention_mask: "Tensor | Layout | None" = None, cache: "Cache | None" = None) -> "Layout":
         """Read the layout off a batch and its mask.
 
         Args:
             tokens: ids, (B, T), or embeddings, (B, T, E).
             attention_mask: (B, T), 1 on real tokens and 0 on padding, which may be on either side; None when nothing is
-                padded; or a layout, which is returned as it is.
+                padded; or a layout, which is returned as it is. With a cache of P tokens, (B, P + T) will do, too.
+            cache: the tokens that were read before; it is told about these.
 
         Raises:
             ShapeError: if `tokens` is not a batch.
@@ -54,14 +64,25 @@ class Layout:
                 raise InputError(
                     f"The layout is of {tuple(attention_mask.positions.shape)} tokens, the input of {(batch, length)}."
                 )
+            if cache is not None and attention_mask.lengths is not None:
+                raise InputError("A packed batch has no cache: read each text by itself, or pad them.")
             return attention_mask
-        positions = torch.arange(length, device=tokens.device).expand(batch, length)
+        layout = Layout._of_mask(batch, length, attention_mask, cache, tokens.device)
+        return layout if cache is None else cache.place(layout)
+
+    @staticmethod
+    def _of_mask(
+        batch: int, length: int, attention_mask: Tensor | None, cache: "Cache | None", device: torch.device
+    ) -> "Layout":
+        positions = torch.arange(length, device=device).expand(batch, length)
         if attention_mask is None:
             return Layout(positions)
         if not isinstance(attention_mask, Tensor):
             raise InputError(
                 f"attention_mask is a {type(attention_mask).__name__}; expected a tensor, (batch, length)."
             )
+        if cache is not None and attention_mask.shape == (batch, len(cache) + length):
+            attention_mask = attention_mask[:, len(cache) :]  # the cache knows the rest
         if attention_mask.shape != (batch, length):
             raise InputError(
                 f"attention_mask has the shape {tuple(attention_mask.shape)}, the input {(batch, length)}; "
@@ -120,8 +141,18 @@ class Layout:
             return x[:, 0]
         return x[torch.arange(len(x), device=x.device), self.starts]
 
-    def last(self, x: Tensor) -> Tensor:
-        """Pick the last real token of each text: (B, T, E) to (B, E), or packed (1, N, E) to (texts, E)."""
+    def last(self, x: Tensor, marked: Tensor | None = None) -> Tensor:
+        """Pick the last real token of each text, or the last of those marked.
+
+        Args:
+            x: (B, T, E) to (B, E), or packed (1, N, E) to (texts, E).
+            marked: (B, T), true on the tokens that count; a text without any gives its first.
+        """
+        if marked is not None:
+            real = marked if self.keep is None else marked & self.keep
+            rows, there = self.unpack(x)[0], self.unpack(real)[0]  # of one text each
+            places = (there * torch.arange(1, there.shape[1] + 1, device=x.device)).argmax(dim=-1)
+            return rows[torch.arange(len(rows), device=x.device), places]
         if self.lengths is not None:
             return x[0, self.starts + self.spans - 1]
         if self.keep is None:
@@ -189,3 +220,27 @@ class Layout:
         """Move each row to the left by its own number of steps, (B,), and what falls out to its end."""
         rows, places = (torch.arange(size, device=x.device) for size in x.shape[:2])
         return x[rows[:, None], (places + steps[:, None]) % x.shape[1]]
+
+
+def pick(x: Tensor, places: Tensor, allowed: Tensor, name: str) -> Tensor:
+    """Take one token of each row: (B, T, E) and its places, (B,), to (B, E).
+
+    Args:
+        x: what to take from.
+        places: which token of each row, counted from the row's first.
+        allowed: (B, T), the tokens that may be taken.
+        name: of the argument that holds the places, for the message.
+
+    Raises:
+        InputError: if a place is outside its row, or of a token that is not allowed.
+    """
+    rows = torch.arange(len(x), device=x.device)
+    if not torch.compiler.is_compiling():
+        inside = (places >= 0) & (places < x.shape[1])
+        wrong = places[~(inside & allowed[rows, places.where(inside, 0)])]
+        if len(wrong):
+            raise InputError(
+                f"{name} holds {int(wrong[0])}; expected a token of the row, 0 to {x.shape[1] - 1}, that is no padding "
+                "and not ruled out by p_mask."
+            )
+    return x[rows, places]

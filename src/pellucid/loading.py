@@ -2,13 +2,14 @@
 
 import logging
 import os
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .config import Config
 from .errors import ConfigError, WeightsError, did_you_mean
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .model import Model
 
 log = logging.getLogger("pellucid")
+
+PRETRAINING = ("ForPreTraining", "ForMaskedLM", "ForNextSentencePrediction")  # other heads go on from these
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ def check_depth(config: Config, tensors: int) -> None:
         ConfigError: naming the field and both numbers.
     """
     for name in config.fields():
-        if name.endswith("layers") and isinstance(value := getattr(config, name), int) and value > 4 * tensors:
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            check_depth(value, tensors)
+        if name.endswith("layers") and isinstance(value, int) and value > 4 * tensors:
             raise ConfigError(
                 f"{name} is {value}, but the checkpoint holds {tensors} tensors; "
                 "config.json and weights do not belong together."
@@ -74,9 +80,17 @@ def load(
         WeightsError: with everything that does not fit, grouped.
     """
     _drop_absent_parts(model, checkpoint)
-    expected = dict(model.named_parameters(remove_duplicate=False))
+    expected = model.state_dict(keep_vars=True)
     found, ignored = _assign_names(model, checkpoint)
-    tied = model.tied if model.config.tie_word_embeddings else {}
+    saved, alike = _alike(model, found)
+    if alike and not new_head:
+        raise WeightsError(
+            f"The weights in {checkpoint.folder.path} are of {saved}, says its config.json; its head has tensors of "
+            f"the same names as that of {type(model).__name__}, but learned another task: {', '.join(alike[:6])}.\n"
+            f"  Load it with {saved}. To train a new head, say so: num_labels=..., or ignore_mismatched_sizes=True."
+        )
+    foreign = [found.pop(name) for name in alike]
+    tied = model.ties
     for name, source in tied.items():
         if name in found and source in expected and source not in found:  # stored once, under the other name
             found[source] = found.pop(name)
@@ -107,7 +121,7 @@ def load(
     _fill(model, checkpoint, sources, new, tied, dtype, device)
     if new:
         log.warning("%s: new and untrained, train before use: %s", type(model).__name__, ", ".join(new))
-    return LoadReport(tuple(sources), tuple(new), tuple(ignored), dtype)
+    return LoadReport(tuple(sources), tuple(new), (*ignored, *foreign), dtype)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -115,33 +129,60 @@ def load(
 
 def _assign_names(model: "Model", checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
     """Match the model's names with the checkpoint's: (model name -> stored name, stored names without a place)."""
-    expected = set(dict(model.named_parameters(remove_duplicate=False)))
+    expected = set(model.state_dict(keep_vars=True))
     prefix, add, strip = f"{model.prefix}.", "", ""
-    if _is_headed(checkpoint, prefix):
+    if _is_headed(model, checkpoint):
         strip = "" if hasattr(model, model.prefix) else prefix
     else:
         add = prefix if hasattr(model, model.prefix) else ""
     found: dict[str, str] = {}
     left: list[str] = []
     for stored in checkpoint.tensors:
-        name = stored
-        for old, modern in model.legacy_names.items():
-            name = name.replace(old, modern)
+        name = _modern(model, stored)
         names = [name[len(strip) :]] if name.startswith(strip) else []  # else a tensor of another head
         place = next((n for n in [*names, *(add + n for n in names)] if n in expected and n not in found), None)
         if place is not None:
             found[place] = stored
-        elif not name.endswith(model.unread):
+        elif not model.is_unread(name):
             left.append(stored)
     return found, left
 
 
-def _is_headed(checkpoint: Checkpoint, prefix: str) -> bool:
-    return any(name.startswith(prefix) for name in checkpoint.tensors)
+def _alike(model: "Model", found: dict[str, str]) -> tuple[str, list[str]]:
+    """Find head tensors that only look like the model's own: (the class that was saved, their names).
+
+    Heads of different tasks have tensors of the same names and shapes, such as classifier.weight. Which head a file
+    has, config.json says in `architectures`. Where it says nothing, or no class of this file, the names decide.
+    """
+    from .model import Model
+
+    own, home = type(model), vars(sys.modules[type(model.config).__module__])
+    stem = type(model.config).__name__.removesuffix("Config")  # a name of kin, or of before, may have another one
+    named = [home.get(f"{stem}For{name.rpartition('For')[2]}") for name in model.config.architectures or []]
+    saved = [kind for kind in named if isinstance(kind, type) and issubclass(kind, Model)]
+    known = home.get(own.__name__) is own and hasattr(model, model.prefix)
+    if not known or any(issubclass(kind, own) or kind.__name__.endswith(PRETRAINING) for kind in saved):
+        return "", []
+    with torch.device("meta"):
+        names = {name for kind in saved for name, _ in kind(model.config).named_parameters()}
+    alike = [name for name in found if name in names and not name.startswith(f"{model.prefix}.")]
+    return ", ".join(kind.__name__ for kind in saved), alike
+
+
+def _modern(model: "Model", name: str) -> str:
+    for old, modern in model.legacy_names.items():
+        name = name.replace(old, modern)
+    return name
+
+
+def _is_headed(model: "Model", checkpoint: Checkpoint) -> bool:
+    return any(_modern(model, name).startswith(f"{model.prefix}.") for name in checkpoint.tensors)
 
 
 def _is_head(model: "Model", name: str) -> bool:
     """Tell whether a parameter of the model belongs to its head, or to a part that checkpoints may lack."""
+    if name.startswith(tuple(f"{part}." for part in model.heads)):
+        return True
     if not hasattr(model, model.prefix):
         return False
     inner = name.removeprefix(f"{model.prefix}.")
@@ -150,10 +191,10 @@ def _is_head(model: "Model", name: str) -> bool:
 
 def _is_backbone_name(model: "Model", stored: str, checkpoint: Checkpoint) -> bool:
     """Tell whether a stored tensor without a place belongs to the backbone, where nothing may be left over."""
-    prefix = f"{model.prefix}."
-    if _is_headed(checkpoint, prefix) and not stored.startswith(prefix):
+    prefix, name = f"{model.prefix}.", _modern(model, stored)
+    if _is_headed(model, checkpoint) and not name.startswith(prefix):
         return False
-    return not stored.removeprefix(prefix).startswith(tuple(f"{part}." for part in model.optional))
+    return not name.removeprefix(prefix).startswith(tuple(f"{part}." for part in (*model.optional, *model.heads)))
 
 
 def _drop_absent_parts(model: "Model", checkpoint: Checkpoint) -> None:
@@ -236,16 +277,19 @@ def _fill(
         name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False) if name not in tied
     }
     check_memory(sum(prod(shape) for shape in sizes.values()) * dtype.itemsize, str(checkpoint.folder.path))
-    values: dict[str, Tensor] = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in sizes.items()}
-    checkpoint.read({stored: values[name] for name, stored in sources.items()})
-    fresh = defaultdict(set)
-    for name, value in values.items():
+    exact = torch.promote_types(dtype, torch.float32)
+    exactly = model.exact + (model.wide if dtype == torch.float16 else ())
+    for name, shape in sizes.items():
         module_name, _, leaf = name.rpartition(".")
-        module = model.get_submodule(module_name)
-        setattr(module, leaf, nn.Parameter(value))
-        if name in new:
-            fresh[module].add(leaf)
+        empty = torch.empty(shape, dtype=exact if name.endswith(exactly) else dtype, device=device)
+        setattr(model.get_submodule(module_name), leaf, nn.Parameter(empty))
+    values = model.state_dict()
+    checkpoint.read({stored: values[name] for name, stored in sources.items()})
     model.tie_weights()
+    fresh = defaultdict(set)
+    for name in new:
+        module_name, _, leaf = name.rpartition(".")
+        fresh[model.get_submodule(module_name)].add(leaf)
     for module, leaves in fresh.items():
         model.init_module(module, only=leaves)
 

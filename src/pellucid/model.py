@@ -2,8 +2,9 @@
 
 import inspect
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import torch
@@ -12,21 +13,27 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from . import weights
+from .cache import Cache
 from .config import Config
 from .errors import ArgumentError, InputError, WeightsError, did_you_mean, refuse_unknown
 from .folder import Folder, rewrite
+from .generation_config import FILE as GENERATION_FILE
+from .generation_config import GenerationConfig
 from .hub import HubOptions, locate, push
+from .layout import Layout
 from .loading import LoadReport, check_depth, check_memory, load
-from .outputs import ModelOutput
+from .outputs import Seq2Seq
 from .recording import record, recording
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 }
-# Arguments of the original's forward that ask for nothing when None (or, for use_cache, in a model without a cache).
+# Arguments of the original's forward that ask for nothing when None.
 NOTHING = frozenset(
-    {"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position", "use_cache"}
+    {"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position"}
 )
+
+_inside: ContextVar[bool] = ContextVar("inside", default=False)  # the call of another model
 
 
 class Model(nn.Module):
@@ -36,20 +43,28 @@ class Model(nn.Module):
         config_class: the class of `config`.
         prefix: the attribute under which headed classes hold the backbone; its names in a checkpoint begin with it.
         stack: where the backbone keeps its layers, as a dotted name.
+        source_stack: where it keeps those of its encoder, when `stack` is its decoder's.
         optional: parts of the backbone that checkpoints may lack.
+        heads: parts that are the head, where no prefix tells them from the backbone.
         tied: parameters that are another's under a second name, {name: source}, where the config gives them one.
         legacy_names: old spellings in checkpoints, {old part: new part}.
         unread: ends of the names of tensors that checkpoints hold and no class reads.
+        exact: ends of the names of parameters that are loaded in float32 even where the others are of less precision.
+        wide: ends of the names of parameters that are loaded in float32 in place of float16, whose range is too small.
         load_report: what `from_pretrained` did; None for a model that was not loaded.
     """
 
     config_class: ClassVar[type[Config]] = Config
     prefix: ClassVar[str] = ""
     stack: ClassVar[str] = ""
+    source_stack: ClassVar[str] = ""
     optional: ClassVar[tuple[str, ...]] = ()
+    heads: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[dict[str, str]] = {}
     legacy_names: ClassVar[dict[str, str]] = {}
     unread: ClassVar[tuple[str, ...]] = ("position_ids",)  # of old versions, which only count from 0
+    exact: ClassVar[tuple[str, ...]] = ()
+    wide: ClassVar[tuple[str, ...]] = ()
     accepts: ClassVar[tuple[str, ...]] = ()  # the arguments of forward
     load_report: LoadReport | None = None
 
@@ -64,11 +79,17 @@ class Model(nn.Module):
             )
         config.check()  # fields may have been set since it was built
         self.config = config
+        self.generation_config = GenerationConfig()
 
     @property
-    def backbone(self) -> "Model":
+    def base_model(self) -> "Model":
         """The model without its head; itself when it has none."""
         return getattr(self, self.prefix, self)
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """Those of the names in `tied` that are, with this config."""
+        return self.tied if self.config.tie_word_embeddings else {}
 
     # --- calling ------------------------------------------------------------------------------------------------------
 
@@ -77,20 +98,32 @@ class Model(nn.Module):
         *args: Any,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        use_cache: bool | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> Any:
-        """Run `forward`, and on request record hidden states and attentions, or return a plain tuple.
+        """Run `forward`, and do what every architecture can be asked for.
+
+        Args:
+            args: those of `forward`.
+            output_hidden_states: whether to record the embeddings and every layer's output.
+            output_attentions: whether to record every layer's attention weights.
+            use_cache: whether a model with a cache returns one, as `past_key_values`; by default as the config says,
+                except in training.
+            return_dict: False to return a plain tuple.
+            inputs: those of `forward`; `past_key_values` is another name of `cache`.
 
         Raises:
             ArgumentError: for an argument that `forward` does not have.
             InputError: for ids outside the vocabulary or texts longer than the model's positions.
         """
         inputs = {name: value for name, value in inputs.items() if not self._asks_nothing(name, value)}
-        if torch.compiler.is_compiling() or recording():
+        if torch.compiler.is_compiling() or recording() or _inside.get():
             return super().__call__(*args, **inputs)
+        cache = self._take_cache(args, inputs, use_cache) if "cache" in self.accepts else None
         hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        token = _inside.set(True)
         try:
             if hidden or attentions:
                 output = self._recorded(args, inputs, hidden, attentions)
@@ -98,52 +131,129 @@ class Model(nn.Module):
                 output = super().__call__(*args, **inputs)
         except IndexError as error:
             raise self.explain_index(error, dict(zip(self.accepts, args, strict=False)) | inputs) from error
+        finally:
+            _inside.reset(token)
+        output.past_key_values = cache
         return output.to_tuple() if return_dict is False else output
 
+    def _take_cache(self, args: tuple[Any, ...], inputs: dict[str, Any], use_cache: bool | None) -> Cache | None:
+        """Put the cache that a call needs into its inputs; return the one that it gives back."""
+        if (given := inputs.pop("past_key_values", None)) is not None:
+            inputs["cache"] = given
+        place = self.accepts.index("cache")
+        cache = args[place] if len(args) > place else inputs.get("cache")
+        if cache is not None and not isinstance(cache, Cache):
+            raise InputError(f"cache is a {type(cache).__name__}; expected a pellucid.Cache, as a call returns it.")
+        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
+        mask = inputs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if cache is None and wanted and len(args) <= place and not isinstance(mask, Layout):
+            cache = inputs["cache"] = Cache()
+        return cache if wanted else None
+
     def _asks_nothing(self, name: str, value: Any) -> bool:
-        if name in self.accepts:
+        if name in self.accepts or (name == "past_key_values" and "cache" in self.accepts):
             return False
-        if name in NOTHING and (value is None or name == "use_cache"):
+        if name in NOTHING and value is None:
             return True
-        known = [*self.accepts, "output_hidden_states", "output_attentions", "return_dict"]
+        known = [*self.accepts, "output_hidden_states", "output_attentions", "use_cache", "return_dict"]
         raise ArgumentError(
             f"{type(self).__name__} has no argument {name!r}{did_you_mean(name, known)}. It takes: {', '.join(known)}."
         )
 
-    def _recorded(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> ModelOutput:
-        with record(self.backbone, self.backbone.recorded_layers(), attentions=attentions) as seen:
+    def _recorded(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> Any:
+        base = self.base_model
+        if base.source_stack:
+            return self._recorded_twice(args, inputs, hidden, attentions)
+        with record(base, base.recorded_layers(), attentions=attentions) as seen:
             output = super().__call__(*args, **inputs)
         output.hidden_states = tuple(seen.hidden_states) if hidden else None
-        output.attentions = tuple(seen.attentions) or None if attentions else None
+        output.attentions = tuple(seen.attentions.own) or None if attentions else None
         return output
+
+    def _recorded_twice(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> Any:
+        """Record an encoder and a decoder."""
+        (encoder, read), (decoder, written) = self.base_model.recorded_halves()
+        with (
+            record(encoder, read, attentions=attentions) as source,
+            record(decoder, written, attentions=attentions) as target,
+        ):
+            output = super().__call__(*args, **inputs)
+        if not isinstance(output, Seq2Seq):  # a head that shows nothing of its encoder
+            output.hidden_states = tuple(target.hidden_states) if hidden else None
+            output.attentions = tuple(target.attentions.own) if attentions else None
+            return output
+        if hidden:
+            output.encoder_hidden_states = tuple(source.hidden_states) or None
+            output.decoder_hidden_states = tuple(target.hidden_states)
+        if attentions:
+            output.encoder_attentions = tuple(source.attentions.own) or None
+            output.decoder_attentions = tuple(target.attentions.own)
+            output.cross_attentions = tuple(target.attentions.cross) or None
+        return output
+
+    def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:
+        """Continue prompts; see `pellucid.generate`, which this is."""
+        from .generation import generate
+
+        return generate(self, inputs, **options)
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Return the score of each token that `generate` wrote; see `transition_scores`."""
+        from .generation.output import transition_scores
+
+        return transition_scores(sequences, scores, beam_indices, normalize_logits=normalize_logits)
 
     def recorded_layers(self) -> Iterable[nn.Module]:
         """Return the modules of a backbone whose outputs are the hidden states."""
         return self.get_submodule(self.stack).children()
 
+    def recorded_halves(self) -> list[tuple[nn.Module, Iterable[nn.Module]]]:
+        """Return the encoder and the decoder, each with the modules whose outputs are its hidden states."""
+        names = (self.source_stack, self.stack)
+        return [(self.get_submodule(name.rpartition(".")[0]), self.get_submodule(name).children()) for name in names]
+
     def explain_index(self, error: IndexError, inputs: dict[str, Any]) -> Exception:
         """Turn a kernel's "index out of range" into the input, its value and the limit."""
-        ids, words = inputs.get("input_ids"), inputs.get("inputs_embeds")
-        length = ids.shape[-1] if isinstance(ids, Tensor) else words.shape[-2] if isinstance(words, Tensor) else 0
+        length = self._longest(inputs)
         limit = self.config.max_tokens
         if limit is not None and length > limit and inputs.get("position_ids") is None:
             return InputError(
                 f"The text has {length} tokens, this model reads {limit}; tokenize with truncation=True, "
                 "or use a pipeline, which reads long texts in windows."
             )
+        words = "Does the tokenizer belong to this model?"
         limits = {
-            "input_ids": ("vocab_size", "Does the tokenizer belong to this model?"),
-            "position_ids": ("max_position_embeddings", "Positions count from 0 in every text."),
-            "token_type_ids": ("type_vocab_size", "They tell the texts of a pair apart."),
-            "langs": ("n_langs", "They number the languages that the model knows."),
+            "input_ids": (("src_vocab_size", "vocab_size"), words),
+            "decoder_input_ids": (("decoder_vocab_size", "vocab_size"), words),
+            "position_ids": (("max_position_embeddings",), "Positions count from 0 in every text."),
+            "token_type_ids": (("type_vocab_size",), "They tell the texts of a pair apart."),
+            "langs": (("n_langs",), "They number the languages that the model knows."),
         }
-        for name, (field, hint) in limits.items():
-            ids, limit = inputs.get(name), getattr(self.config, field, None)
+        for name, (fields, hint) in limits.items():
+            ids, sizes = inputs.get(name), [getattr(self.config, field, None) for field in fields]
+            limit = next((size for size in sizes if size), None)
             if isinstance(ids, Tensor) and limit and len(wrong := ids[(ids < 0) | (ids >= limit)]):
                 return InputError(f"{name} holds {int(wrong[0])}; expected 0 to {limit - 1}. {hint}")
         if str(error).startswith("Target"):
             return InputError(f"labels: {error} Expected classes that the head has, or -100 where nothing is to learn.")
         return error
+
+    def _longest(self, inputs: dict[str, Any]) -> int:
+        """Count the tokens of the longest text of a call, those before it in a cache included."""
+        longest = 0
+        for side in ("", "decoder_"):
+            ids, words = inputs.get(f"{side}input_ids"), inputs.get(f"{side}inputs_embeds")
+            length = ids.shape[-1] if isinstance(ids, Tensor) else words.shape[-2] if isinstance(words, Tensor) else 0
+            if isinstance(layout := inputs.get(f"{side}attention_mask"), Layout):
+                length = int(layout.spans.max())  # a packed row holds several texts
+            longest = max(longest, length)
+        return max(longest, len(cache)) if isinstance(cache := inputs.get("cache"), Cache) else longest
 
     @staticmethod
     def one_of(**tensors: Tensor | None) -> Tensor:
@@ -214,6 +324,9 @@ class Model(nn.Module):
             elif options:
                 config = config.replace(**options)
             checkpoint = weights.Checkpoint(folder, safetensors_only=bool(use_safetensors))
+            if checkpoint.is_packed:
+                config = config.replace(quantization_config=None)  # the model's weights are plain
+            config = cls.settle(config, checkpoint)
             check_depth(config, len(checkpoint.tensors))
             with torch.device("meta"), Skeleton():
                 model = cls(config)
@@ -226,6 +339,7 @@ class Model(nn.Module):
                 new_head=new_head,
                 reshape_head=ignore_mismatched_sizes,
             )
+            model.generation_config = GenerationConfig.from_folder(folder)
         model.eval()
         return (model, model.load_report) if output_loading_info else model  # type: ignore[return-value]
 
@@ -245,6 +359,15 @@ class Model(nn.Module):
             skeleton = cls(config)
         check_memory(skeleton.num_parameters() * max(4, wanted.itemsize), type(config).__name__)
         return cls(config).to(wanted)
+
+    @classmethod
+    def settle(cls, config: Any, checkpoint: weights.Checkpoint) -> Config:
+        """Return the config that a checkpoint was made with, where an architecture's files do not tell it exactly."""
+        return config
+
+    def is_unread(self, name: str) -> bool:
+        """Tell whether a tensor of a checkpoint is one that no class reads."""
+        return name.endswith(self.unread)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -283,13 +406,15 @@ class Model(nn.Module):
         config = self.config.replace(architectures=[type(self).__name__], dtype=str(self.dtype))
         with rewrite(path, replaces=weights.is_weight_file) as staging:
             (staging / "config.json").write_text(config.to_json_string(), encoding="utf-8")
+            if self.generation_config.to_dict():
+                (staging / GENERATION_FILE).write_text(self.generation_config.to_json_string(), encoding="utf-8")
             weights.write(staging, tensors, max_shard_size=max_shard_size)
         if push_to_hub:
             push(path, repo_id, **options)
 
     def _to_write(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Check that tensors are this model's, and leave out those that are tied to others."""
-        tied = self.tied if self.config.tie_word_embeddings else {}
+        tied = self.ties
         own = {name: tensor.shape for name, tensor in self.state_dict().items() if name not in tied}
         wrong = [f"{name}{did_you_mean(name, own)}" for name in tensors if name not in own and name not in tied]
         wrong += [name for name in own if name not in tensors or tensors[name].shape != own[name]]
@@ -339,10 +464,8 @@ class Model(nn.Module):
 
     def tie_weights(self) -> None:
         """Make each tied name the same parameter as its source."""
-        if not self.config.tie_word_embeddings:
-            return
         own = dict(self.named_parameters(remove_duplicate=False))
-        for name, source in self.tied.items():
+        for name, source in self.ties.items():
             if name not in own:
                 continue
             module, _, leaf = name.rpartition(".")

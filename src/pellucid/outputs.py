@@ -3,9 +3,25 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .cache import Cache
+
+
+LAST = (
+    "past_key_values",
+    "hidden_states",
+    "attentions",
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "encoder_last_hidden_state",
+    "encoder_hidden_states",
+    "encoder_attentions",
+)
 
 
 @dataclass(kw_only=True)
@@ -15,11 +31,13 @@ class ModelOutput:
     Parts that are `None` do not count: they are no key, and indices and unpacking skip them.
 
     Attributes:
+        past_key_values: the `Cache` of what was read, of models that can go on from there.
         hidden_states: on `output_hidden_states=True`: the embeddings, then each layer's output, (B, T, E); the last
             is the backbone's `last_hidden_state`.
         attentions: on `output_attentions=True`: each layer's weights, (B, H, T, T); rows sum to 1.
     """
 
+    past_key_values: "Cache | None" = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -28,11 +46,10 @@ class ModelOutput:
         return tuple(self.values())
 
     def items(self) -> list[tuple[str, Any]]:
-        """Return the parts that are present as (name, value), what was recorded on request last."""
-        inherited = len(ModelOutput.__dataclass_fields__)
+        """Return the parts that are present as (name, value), the cache and what was recorded on request last."""
         names = [field.name for field in dataclasses.fields(self)]
-        pairs = [(name, getattr(self, name)) for name in names[inherited:] + names[:inherited]]
-        return [(name, value) for name, value in pairs if value is not None]
+        names.sort(key=lambda name: LAST.index(name) if name in LAST else -1)  # others stay in their order
+        return [(name, value) for name in names if (value := getattr(self, name)) is not None]
 
     def keys(self) -> list[str]:
         """Return the names of the parts that are present."""
@@ -101,6 +118,32 @@ class Spans(ModelOutput):
 
 
 @dataclass(kw_only=True)
+class BeamSpans(ModelOutput):
+    """Where an answer may begin, and for each of these S beginnings where it may end; and whether there is one.
+
+    An index counts from the first token of the row, padding included; in a packed batch, from the text's own. A beam
+    for which the text has no token left has the probability 0, and the index of the best one.
+
+    Attributes:
+        loss: a scalar; present when both positions were given, and then alone.
+        start_top_log_probs: probabilities of the likeliest first tokens, best first, (B, S); no logarithms, whatever
+            the original's name says.
+        start_top_index: which tokens these are, (B, S).
+        end_top_log_probs: probabilities of the likeliest last tokens given each first one, (B, N * S): S best ones,
+            one a beginning, then S second-best ones, and so on.
+        end_top_index: which tokens these are, (B, N * S).
+        cls_logits: scores of having no answer, (B,).
+    """
+
+    loss: Tensor | None = None
+    start_top_log_probs: Tensor | None = None
+    start_top_index: Tensor | None = None
+    end_top_log_probs: Tensor | None = None
+    end_top_index: Tensor | None = None
+    cls_logits: Tensor | None = None
+
+
+@dataclass(kw_only=True)
 class PreTraining(ModelOutput):
     """Scores of BERT's two pre-training tasks.
 
@@ -113,3 +156,63 @@ class PreTraining(ModelOutput):
     loss: Tensor | None = None
     prediction_logits: Tensor
     seq_relationship_logits: Tensor
+
+
+@dataclass(kw_only=True)
+class Seq2Seq(ModelOutput):
+    """The base of what a model of an encoder and a decoder returns.
+
+    Attributes:
+        decoder_hidden_states: as `hidden_states`, of the decoder.
+        decoder_attentions: as `attentions`, of the decoder, (B, H, T, T).
+        cross_attentions: the decoder's weights on the encoder's tokens, (B, H, T, S) a layer.
+        encoder_last_hidden_state: (B, S, E).
+        encoder_hidden_states: as `hidden_states`, of the encoder.
+        encoder_attentions: as `attentions`, of the encoder, (B, H, S, S).
+    """
+
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(kw_only=True)
+class Seq2SeqHidden(Seq2Seq):
+    """What an encoder and decoder without a head return.
+
+    Attributes:
+        last_hidden_state: the decoder's, (B, T, E).
+    """
+
+    last_hidden_state: Tensor
+
+
+@dataclass(kw_only=True)
+class Seq2SeqLogits(Seq2Seq):
+    """Scores before normalisation, of a model of an encoder and a decoder.
+
+    Attributes:
+        loss: a scalar, in nats; present when `labels` were given.
+        logits: (B, T, V), or (B, L) for a text.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor
+
+
+@dataclass(kw_only=True)
+class Seq2SeqSpans(Seq2Seq):
+    """Scores of where an answer begins and ends, of a model of an encoder and a decoder.
+
+    Attributes:
+        loss: a scalar; present when both positions were given.
+        start_logits: (B, T).
+        end_logits: (B, T).
+    """
+
+    loss: Tensor | None = None
+    start_logits: Tensor
+    end_logits: Tensor
