@@ -177,6 +177,7 @@ def test_old_weights_are_fetched_where_there_are_no_others(hub, no_network):
         ["source.spm", "target.spm", "vocab.json"],
         ["qwen.tiktoken"],
         ["tokenizer.json", "chat_template.jinja"],
+        ["tekken.json"],
     ],
 )
 def test_every_kind_of_vocabulary(hub, no_network, files):
@@ -184,6 +185,16 @@ def test_every_kind_of_vocabulary(hub, no_network, files):
     assert names("org/words", "tokenizer") == sorted(files)
     no_network()
     assert names("org/words", "tokenizer") == sorted(files)
+
+
+def test_named_chat_templates(hub, no_network):
+    named = "additional_chat_templates/rag.jinja"
+    hub.add("org/chat", dict.fromkeys(["tokenizer.json", "tekken.json", named, "other/x.jinja"], b"{}"))
+    for _ in range(2):
+        with locate("org/chat", want="tokenizer") as folder:
+            assert folder.names() == ["tokenizer.json"]
+            assert [str(path.relative_to(folder.path)) for path in folder.path.rglob("*.jinja")] == [named]
+        no_network()
 
 
 def test_subfolders(hub, no_network):

@@ -27,6 +27,7 @@ from .errors import (
     did_you_mean,
 )
 from .folder import Folder, nearest_sibling
+from .gguf import GGUFFolder
 
 Want = Literal["config", "tokenizer", "weights", "modules"]
 
@@ -34,7 +35,8 @@ Want = Literal["config", "tokenizer", "weights", "modules"]
 CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = (
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"),
-    *("chat_template.json", "merges.txt", "bpe.codes", "vocab*", "*.model", "*.spm", "*.tiktoken", "tokenizer.json"),
+    *("chat_template.json", "merges.txt", "bpe.codes", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json"),
+    "tokenizer.json",
 )
 WEIGHT_FILES = ("generation_config.json", "config.json")  # and one of the pairs below
 WEIGHTS = (
@@ -42,7 +44,7 @@ WEIGHTS = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 MODULE_FILES = ("config.json", "config_sentence_transformers.json", "sentence_*_config.json", "modules.json")
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken")
+VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken")
 ASKED_FOR = {  # their absence is noted in the cache
     "tokenizer": ("tokenizer_config.json", "tokenizer.json", "merges.txt"),
     "modules": ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
@@ -86,6 +88,7 @@ class HubOptions:
         subfolder: a folder inside the repository or directory.
         force_download: whether to fetch what is cached again, and the newest commit of a branch with it.
         local_files_only: whether to send no request.
+        gguf_file: the name of a GGUF file in the repository or directory, to be loaded instead of all others.
     """
 
     revision: str = "main"
@@ -94,9 +97,10 @@ class HubOptions:
     subfolder: str = ""
     force_download: bool = False
     local_files_only: bool = False
+    gguf_file: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("revision", "subfolder"):
+        for name in ("revision", "subfolder", "gguf_file"):
             value = getattr(self, name)
             if not isinstance(value, str) or ".." in value.split("/") or re.search(r"[\\\0-\x1f]|^/", value):
                 raise ArgumentError(f"{name}={value!r} is not a name inside a repository. Expected one like 'main'.")
@@ -143,7 +147,7 @@ def locate(name: str | os.PathLike[str], options: HubOptions | None = None, *, w
         raise InputError(f"the name of a model is {name!r}. Expected a folder, or a name like 'organisation/model'.")
     path = Path(os.path.expanduser(text))
     if text and os.path.exists(path):
-        return Folder(path / options.subfolder)
+        return GGUFFolder(path) if path.suffix == ".gguf" else _open(path / options.subfolder, options)
     if text.startswith(EMBEDDED):
         return _embedded(text)
     _check_name(text)
@@ -163,6 +167,10 @@ def locate(name: str | os.PathLike[str], options: HubOptions | None = None, *, w
         if usable is None:
             raise
         return usable
+
+
+def _open(path: Path, options: HubOptions) -> Folder:
+    return GGUFFolder(path / options.gguf_file) if options.gguf_file else Folder(path)
 
 
 def _embedded(name: str) -> Folder:
@@ -224,7 +232,7 @@ class _Cached:
 
     def __init__(self, repository: str, options: HubOptions, commit: str | None = None):
         self.root = cache_folder(options) / f"models--{repository.replace('/', '--')}"
-        self.revision, self.subfolder = options.revision, options.subfolder
+        self.options, self.revision, self.subfolder = options, options.revision, options.subfolder
         self.commit = commit or self._read_commit()
 
     def _read_commit(self) -> str | None:
@@ -245,11 +253,13 @@ class _Cached:
         if self.commit is None:
             return None
         with suppress(NotFoundError):
-            return Folder(self.snapshot)
+            return _open(self.snapshot, self.options)
         return None
 
     def is_usable(self, folder: Folder, want: Want) -> bool:
         """Whether the files suffice to work with."""
+        if self.options.gguf_file:
+            return True
         if want == "modules":
             return self._is_known(folder, "modules.json")
         if want == "config":
@@ -261,6 +271,8 @@ class _Cached:
 
     def is_complete(self, folder: Folder, want: Want) -> bool:
         """Whether the repository is known to have nothing more that is wanted."""
+        if self.options.gguf_file:
+            return True
         needed = {"tokenizer": ASKED_FOR["tokenizer"][:2]}.get(want, ASKED_FOR.get(want, ()))
         return all(self._is_known(folder, name) for name in needed)
 
@@ -344,7 +356,7 @@ def _download(name: str, options: HubOptions, want: Want) -> Folder:
     prefix = f"{options.subfolder}/" if options.subfolder else ""
     here = {path.removeprefix(prefix): file for path, file in files.items() if path.startswith(prefix)}
     try:
-        chosen = _choose(hub, here, want)
+        chosen = _choose(hub, here, want, options.gguf_file)
         _fetch(hub, cached, chosen, again=options.force_download)
         for index in [index for _, index in WEIGHTS if want == "weights" and index in chosen]:
             with Folder(cached.snapshot) as folder:
@@ -359,7 +371,7 @@ def _download(name: str, options: HubOptions, want: Want) -> Folder:
             f"{cached.root} can not be written: {error.strerror or error}. "
             "Make room, or set HF_HUB_CACHE to another folder."
         ) from error
-    return Folder(cached.snapshot)
+    return _open(cached.snapshot, options)
 
 
 def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, dict[str, Remote]]:
@@ -372,8 +384,10 @@ def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, 
     return hub.listing()
 
 
-def _choose(hub: Hub, here: dict[str, Remote], want: Want) -> dict[str, Remote]:
+def _choose(hub: Hub, here: dict[str, Remote], want: Want, gguf_file: str) -> dict[str, Remote]:
     """Return the files to fetch, those last that make the folder complete."""
+    if gguf_file:
+        return {gguf_file: here.get(gguf_file) or _refuse_missing(hub, gguf_file, here)}
     patterns = {
         "config": CONFIG_FILES,
         "tokenizer": TOKENIZER_FILES,
@@ -384,8 +398,13 @@ def _choose(hub: Hub, here: dict[str, Remote], want: Want) -> dict[str, Remote]:
         pairs = [name for pair in WEIGHTS for name in pair if name in here]
         patterns = (*patterns, *(pairs[:1] or _refuse_missing(hub, "model.safetensors", here)))
     names = [
-        name for pattern in patterns for name in here if fnmatchcase(name, pattern) and not re.search(r"[/\\\0]", name)
+        name
+        for pattern in patterns
+        for name in here
+        if fnmatchcase(name, pattern) and not re.search(r"[/\\\0]", name.removeprefix("additional_chat_templates/"))
     ]
+    if "tokenizer.json" in names and "tekken.json" in names:  # the same again, 20 MB of it
+        names.remove("tekken.json")
     if want in ("config", "weights") and "config.json" not in names:
         _refuse_missing(hub, "config.json", here)
     if not any(fnmatchcase(name, pattern) for name in names for pattern in VOCABULARIES) and want == "tokenizer":

@@ -2,7 +2,8 @@
 
 A safetensors file is eight bytes of header length, a JSON header of names, dtypes, shapes and byte ranges, and the
 bytes. Headers are checked in full before anything is allocated: ranges that overlap, leave gaps or run past the end are
-refused.
+refused. Tensors in MXFP4, blocks of four-bit numbers with a scale each, look from outside like the plain ones they are
+unpacked to.
 """
 
 import json
@@ -19,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError, MissingFileError, UnsafeFileError, WeightsError
+from .errors import InputError, MissingFileError, MissingPackageError, UnsafeFileError, WeightsError
 from .folder import Folder
+from .gguf import Entry, GGUFFolder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OLD_SINGLE, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MAX_HEADER = 8 * 2**20  # bytes; some 70,000 tensors in one file, which takes the JSON parser about 300 MB
 READERS = 4  # threads; more do not read faster from a page cache
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # what four bits say, the first of which is the sign
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -36,18 +39,43 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a checkpoint: where its bytes are, or, from a .bin file, the tensor itself."""
+    """One tensor of a checkpoint: where its bytes are, or, from a .bin file, the tensor itself.
+
+    One in MXFP4 has its blocks and scales instead, and is of the dtype and shape that it is unpacked to; so is one of a
+    GGUF file, of which a part may be all of a stack's tensor.
+    """
 
     file: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     begin: int = 0  # bytes from the start of the file
     tensor: Tensor | None = None
+    packed: "tuple[Stored, Stored] | None" = None
+    quantized: "Quantized | None" = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the stored form."""
         return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How a tensor of a GGUF file becomes a plain one.
+
+    Attributes:
+        kind: the number of its format.
+        shape: as it is in the file, (rows, columns) or (columns,).
+        heads: how many heads' rows are in the order of the other way to rotate; 0 for none.
+        transposed: whether it is a matrix that is used as it is multiplied.
+        plus_one: whether it is stored with a 1 that the model adds.
+    """
+
+    kind: int
+    shape: tuple[int, ...]
+    heads: int = 0
+    transposed: bool = False
+    plus_one: bool = False
 
 
 class Checkpoint:
@@ -66,6 +94,9 @@ class Checkpoint:
     def __init__(self, folder: Folder, *, safetensors_only: bool = False):
         self.folder = folder
         self.tensors: dict[str, Stored] = {}
+        if isinstance(folder, GGUFFolder):
+            self.tensors = read_gguf(folder)
+            return
         source = next((name for name in (SINGLE, INDEX, OLD_SINGLE, OLD_INDEX) if name in folder), None)
         if source is None or (safetensors_only and source in (OLD_SINGLE, OLD_INDEX)):
             wanted = f"{SINGLE}, as use_safetensors=True asks" if source else f"{SINGLE}, {INDEX} or {OLD_SINGLE}"
@@ -87,6 +118,12 @@ class Checkpoint:
             self.tensors |= found
         if not self.tensors:
             raise WeightsError(f"{folder.path}: {source} holds no tensor; fetch it again.")
+        _join_packed(self.tensors, str(folder.path))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether some tensors are unpacked as they are read."""
+        return any(stored.packed or stored.quantized for stored in self.tensors.values())
 
     def read(self, wanted: Mapping[str, Tensor]) -> None:
         """Fill tensors with the checkpoint's values, converting dtype and device; files are read in parallel.
@@ -102,11 +139,18 @@ class Checkpoint:
 
     def load(self, name: str) -> Tensor:
         """Return one tensor as it is stored."""
-        stored = self.tensors[name]
+        return self._load(self.tensors[name])
+
+    def _load(self, stored: Stored) -> Tensor:
         if stored.tensor is not None:
             return stored.tensor
+        if stored.quantized is not None:
+            return _dequantize(self.folder, stored, stored.quantized)
         tensor = torch.empty(stored.shape, dtype=stored.dtype)
-        self._read_bytes(stored, tensor)
+        if stored.packed is None:
+            self._read_bytes(stored, tensor)
+        else:
+            self._unpack_into(stored.packed, tensor)
         return tensor
 
     def _read_into(self, name: str, target: Tensor) -> None:
@@ -115,10 +159,22 @@ class Checkpoint:
             if stored.tensor is not None:
                 target.copy_(stored.tensor)
                 self.tensors[name] = replace(stored, tensor=None)
-            elif stored.dtype == target.dtype and target.device.type == "cpu" and target.is_contiguous():
+            elif stored.packed is not None:
+                self._unpack_into(stored.packed, target)
+            elif (
+                stored.quantized is None
+                and stored.dtype == target.dtype
+                and target.device.type == "cpu"
+                and target.is_contiguous()
+            ):
                 self._read_bytes(stored, target)
             else:
                 target.copy_(self.load(name))
+
+    def _unpack_into(self, packed: tuple[Stored, Stored], target: Tensor) -> None:
+        blocks, scales = (self._load(part) for part in packed)
+        for i in range(len(blocks)):  # one by one, since the way there takes many times the memory
+            target[i].copy_(unpack_mxfp4(blocks[i], scales[i]).T)
 
     def _read_bytes(self, stored: Stored, target: Tensor) -> None:
         if not target.numel():
@@ -263,6 +319,129 @@ def read_bin(folder: Folder, file: str) -> dict[str, Stored]:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta and not value.is_nested
+
+
+# --- MXFP4 ------------------------------------------------------------------------------------------------------------
+
+
+def unpack_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """Unpack numbers of four bits, of which 32 share a power of two: OCP Microscaling Formats, version 1.0.
+
+    Args:
+        blocks: (..., G, 16) bytes, each two numbers, the first in its lower half.
+        scales: (..., G) exponents, from 127.
+
+    Returns:
+        (..., 32 G) in float32.
+    """
+    numbers = torch.tensor([*FP4, *(-number for number in FP4)], device=blocks.device)
+    pairs = torch.stack([numbers.repeat(16), numbers.repeat_interleave(16)], dim=-1)  # of each byte, (256, 2)
+    return torch.ldexp(pairs[blocks.int()].flatten(-2), scales.int()[..., None] - 127).flatten(-2)
+
+
+def _join_packed(tensors: dict[str, Stored], where: str) -> None:
+    """Put one tensor in the place of blocks, (experts, out, G, 16), and scales: (experts, in, out), as it is used."""
+    for name in [name for name in tensors if name.endswith("_blocks") and tensors[name].dtype == torch.uint8]:
+        stem = name.removesuffix("_blocks")
+        blocks, scales = tensors[name], tensors.get(f"{stem}_scales")
+        if scales is None or len(blocks.shape) != 4 or (*scales.shape, 16) != blocks.shape or stem in tensors:
+            raise WeightsError(
+                f"{where}: {name} {list(blocks.shape)} looks like MXFP4; expected (experts, out, groups, 16), "
+                f"{stem}_scales of (experts, out, groups), and no {stem} beside them."
+            )
+        del tensors[name], tensors[f"{stem}_scales"]
+        experts, out, groups, _ = blocks.shape
+        shape, dtype = (experts, 32 * groups, out), torch.bfloat16  # which holds all these numbers exactly
+        tensors[stem] = Stored(blocks.file, dtype, shape, blocks.begin, packed=(blocks, scales))
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+def read_gguf(folder: GGUFFolder) -> dict[str, Stored]:
+    """List the tensors of a GGUF file under the names that a folder has them by; nothing is read.
+
+    Raises:
+        WeightsError: if one is of a format that is not known, or ends after the file.
+    """
+    sizes, size, tensors = _gguf_formats(), folder.size(folder.weights), {}
+    for entry in folder.entries:
+        place = folder.place_of(entry)
+        if place is None:
+            continue
+        if entry.kind not in sizes:
+            raise WeightsError(
+                f"{folder.path}: {entry.name} is of the GGUF type {entry.kind}; known are {', '.join(map(str, sizes))}."
+            )
+        block, nbytes = sizes[entry.kind]
+        if entry.shape[-1] % block or entry.begin + prod(entry.shape) // block * nbytes > size:
+            raise WeightsError(
+                f"{folder.path} is cut short or broken: {entry.name} of the shape {list(entry.shape)}, from byte "
+                f"{entry.begin}, does not lie in its {size:,} bytes. Fetch it again."
+            )
+        count = entry.shape[0] if "{}" in place else 1
+        shape = entry.shape[1:] if "{}" in place else entry.shape
+        quantized = _quantized(folder, entry, shape)
+        wanted = shape[::-1] if quantized.transposed else shape
+        for part in range(count):
+            begin = entry.begin + part * (prod(shape) // block * nbytes)
+            tensors[place.replace("{}", str(part))] = Stored(
+                folder.weights, torch.float32, wanted, begin, quantized=quantized
+            )
+    return tensors
+
+
+def _gguf_formats() -> dict[int, tuple[int, int]]:
+    """Return for each format how many numbers are in a block, and how many bytes a block has."""
+    try:
+        from gguf import GGML_QUANT_SIZES
+        from gguf.quants import _type_traits  # the formats that the library can unpack
+    except ImportError:
+        raise MissingPackageError("GGUF files need the package gguf: pip install 'pellucid[gguf]'.") from None
+    plain = [kind for kind in GGML_QUANT_SIZES if kind.name in ("F32", "F16")]
+    return {int(kind): GGML_QUANT_SIZES[kind] for kind in [*plain, *_type_traits]}
+
+
+def _quantized(folder: GGUFFolder, entry: Entry, shape: tuple[int, ...]) -> Quantized:
+    """Say how a tensor of a file becomes the folder's."""
+    architecture, inner = folder.architecture, entry.name.split(".", 2)[-1]
+    heads = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}.get(inner.split(".")[0])
+    return Quantized(
+        kind=entry.kind,
+        shape=shape,
+        heads=int(folder.says(heads) or folder.says("attention.head_count")) if heads and architecture.turned else 0,
+        transposed=inner in architecture.transposed,
+        plus_one=architecture.norms_plus_one and entry.name.endswith("norm.weight"),
+    )
+
+
+def _dequantize(folder: Folder, stored: Stored, how: Quantized) -> Tensor:
+    """Unpack one tensor, in float32."""
+    import numpy as np
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    kind = GGMLQuantizationType(how.kind)
+    block, nbytes = GGML_QUANT_SIZES[kind]
+    count = prod(how.shape) // block * nbytes
+    content = bytearray(count)
+    done = 0
+    while done < count:
+        read = os.preadv(folder.descriptor(stored.file), [memoryview(content)[done:]], stored.begin + done)
+        if read == 0:
+            raise WeightsError(f"{folder.path} became shorter while it was read; load it again.")
+        done += read
+    rows = np.frombuffer(content, np.uint8).reshape(*how.shape[:-1], how.shape[-1] // block * nbytes)
+    if kind.name in ("F32", "F16"):
+        rows = rows.view(np.float32 if kind.name == "F32" else np.float16)
+    else:
+        rows = dequantize(rows, kind)
+    tensor = torch.from_numpy(rows.astype(np.float32, copy=False)).reshape(how.shape)
+    if how.heads:
+        tensor = tensor.unflatten(0, (how.heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+    if how.plus_one:
+        tensor = tensor - 1
+    return tensor.T.contiguous() if how.transposed else tensor
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
