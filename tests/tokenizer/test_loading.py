@@ -1,12 +1,14 @@
 """Tokenizers from folders: what the files say, what the caller says, and what comes out again."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import normalizers
 
 import pellucid
 from pellucid import AutoTokenizer
@@ -190,6 +192,35 @@ def test_special_tokens_in_every_spelling(folder):
     assert len(tokenizer) == 30522 + 4
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_token": "<img>", "add_bos_token": False},
+        {"extra_special_tokens": {"image_token": "<img>"}},
+        {"model_specific_special_tokens": {"image_token": "<img>"}},
+        {"image_token": "<img>", "extra_special_tokens": ["<a>"], "sound_token": {"unlike": "a token"}},
+    ],
+    ids=str,
+)
+def test_special_tokens_under_names_of_their_own(folder, tmp_path, settings):
+    import transformers
+
+    edit(folder / "tokenizer_config.json", **settings)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    original = transformers.AutoTokenizer.from_pretrained(str(folder))
+    assert (tokenizer.image_token, tokenizer.image_token_id) == ("<img>", original.image_token_id)
+    assert tokenizer.all_special_tokens == original.all_special_tokens
+    assert tokenizer("a <img> b <a>")["input_ids"] == original("a <img> b <a>")["input_ids"]
+    chat = {"chat_template": "{{ image_token }}", "tokenize": False}
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "x"}], **chat) == "<img>"
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").special_tokens_map == tokenizer.special_tokens_map
+    assert transformers.AutoTokenizer.from_pretrained(str(tmp_path / "saved")).image_token == "<img>"
+    assert pickle.loads(pickle.dumps(tokenizer)).image_token == "<img>"
+    with pytest.raises(AttributeError, match="'audio_token'"):
+        _ = tokenizer.audio_token
+
+
 def test_added_tokens_of_every_file(folder):
     edit(folder / "added_tokens.json", **{"<second>": 30523, "<first>": 30522})
     listed = {"30524": {"content": "<third>", "special": True, "lstrip": True}}
@@ -232,6 +263,39 @@ def test_sentencepiece_overrides(both, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path, add_bos_token=False)("a")["input_ids"][0] != 1
     assert AutoTokenizer.from_pretrained(tmp_path, add_eos_token=True)("a")["input_ids"][-1] == 2
     assert AutoTokenizer.from_pretrained(tmp_path, add_prefix_space=False).tokenize("Hello")[0][0] == "H"
+
+
+def test_a_prefix_that_the_normalizer_puts(both, tmp_path):
+    tokenizer, _ = both("llama")
+    rust = tokenizer.backend_tokenizer
+    space = normalizers.Replace(" ", "\u2581")
+    rust.normalizer, rust.pre_tokenizer = normalizers.Sequence([normalizers.Prepend("\u2581"), space]), None
+    Tokenizer(rust).save_pretrained(tmp_path)
+    usual, never, always = (AutoTokenizer.from_pretrained(tmp_path, **given) for given in PREFIXES)
+    assert usual.tokenize("a b") == always.tokenize("a b") == never.tokenize(" a b")
+    assert never.tokenize("a b")[0][0] == "a"
+    for text in (" a b", "a b"):
+        for tokenizer in (usual, never, always):
+            assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+PREFIXES = [{}, {"add_prefix_space": False}, {"add_prefix_space": True}]
+
+
+def test_one_token_around_texts_leaves_the_other_as_the_json_has_it(both, tmp_path):
+    tokenizer, _ = both("llama")
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path, add_eos_token=True)("a")["input_ids"][::2] == [1, 2]
+    AutoTokenizer.from_pretrained(tmp_path, add_bos_token=False).save_pretrained(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", add_bos_token=True)  # which the original does not believe either
+    assert AutoTokenizer.from_pretrained(tmp_path, add_eos_token=True)("a")["input_ids"][1:] == [2]
+
+
+def test_legacy_is_a_word_of_the_caller_too(vocabularies, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes((vocabularies / "llama.model").read_bytes())
+    for legacy, second in ((True, "\u2581b"), (False, "b")):
+        tokenizer = pellucid.LlamaTokenizer.from_pretrained(tmp_path, legacy=legacy)
+        assert tokenizer.tokenize("a</s>b") == ["\u2581a", "</s>", second]
 
 
 def test_the_callers_special_tokens_replace_those_of_the_files(folder):

@@ -31,7 +31,7 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
         TokenizerError: if the files are broken.
     """
     vocabulary = folder.read_json("vocab.json")
-    merges = _read_merges(folder)
+    merges = read_merges(folder)
     clip = family.options.get("words") == "clip"
     try:
         model = models.BPE(
@@ -79,7 +79,12 @@ def _cut_as_clip(rust: RustTokenizer) -> None:
     rust.decoder = decoders.ByteLevel()
 
 
-def _read_merges(folder: Folder) -> list[tuple[str, str]]:
+def read_merges(folder: Folder) -> list[tuple[str, str]]:
+    """Read the pairs of a `merges.txt`, best first.
+
+    Raises:
+        TokenizerError: if it is broken.
+    """
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(folder.read_text("merges.txt").split("\n"), 1):
         line = line.removesuffix("\r")

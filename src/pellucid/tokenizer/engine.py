@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Encoding, Regex, decoders
+from tokenizers import AddedToken, Encoding, Regex, decoders, processors
 from tokenizers import Tokenizer as RustTokenizer
 
 from pellucid.errors import InputError, TokenizerError
@@ -155,6 +155,21 @@ class Engine:
             old.special = old.special or token.special
         rust = copy(self.rust, list(added.values()))
         return Engine(rust), rust.get_vocab_size() - self.rust.get_vocab_size()
+
+    @property
+    def target(self) -> "Engine":
+        """The engine for what a translator writes: the same, unless the two languages have models of their own."""
+        return self
+
+    def framed(self, make: Callable[[RustTokenizer], processors.TemplateProcessing]) -> "Engine":
+        """Return an engine that puts other special tokens around texts."""
+        rust = copy(self.rust)
+        rust.post_processor = make(rust)  # pyright: ignore[reportAttributeAccessIssue]
+        return Engine(rust)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files that hold the vocabulary, by name."""
+        return {"tokenizer.json": self.rust.to_str(pretty=True).encode()}
 
     def _configure(self, truncation: Truncation | None, padding: Padding | None) -> RustTokenizer:
         rust = copy(self.rust)

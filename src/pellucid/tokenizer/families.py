@@ -18,7 +18,8 @@ class Family:
     """Tokenizers that differ in their vocabulary only.
 
     Args:
-        format: "wordpiece", "byte_level", "sentencepiece" or "tiktoken"; None if only a tokenizer.json can be read.
+        format: the builder of its vocabulary: "wordpiece", "byte_level", "sentencepiece", "tiktoken", or the name of
+            the one family that has it; None if only a tokenizer.json can be read.
         special: the tokens with a role.
         single: where special tokens go around a text `$A`, by role and with the type id if not 0: "cls $A sep".
         pair: the same for a text and its pair `$B`.
@@ -153,12 +154,73 @@ _T5 = Family(
     "$A eos $B eos",
     defaults={"extra_ids": 100},
 )
+_BYT5 = Family(
+    "byt5",
+    _roles(
+        **{
+            role: AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
+            for role, token in (("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"))
+        }
+    ),
+    "$A eos",
+    "$A eos $B eos",
+    defaults={"extra_ids": 125},
+)
+_PEGASUS = Family(
+    "sentencepiece",
+    _roles(eos="</s>", unk="<unk>", pad="<pad>", mask="<mask_2>"),
+    "$A eos",
+    "$A $B eos",
+    defaults={"offset": 103, "mask_token_sent": "<mask_1>", "split_at_whitespace": False},
+)
+_MARIAN = Family(
+    "marian",
+    _roles(eos="</s>", unk="<unk>", pad="<pad>"),
+    "$A eos",
+    "$A $B eos",
+    defaults={"model_max_length": 512},
+)
+_BLENDERBOT = Family(
+    "byte_level",
+    _ROBERTA_ROLES,
+    "$A eos",
+    "$A $B eos",
+    defaults={"add_prefix_space": True},
+)
+_BLENDERBOT_SMALL = Family("blenderbot_small", _roles(bos="__start__", eos="__end__", unk="__unk__", pad="__null__"))
 _XLM_ROBERTA = Family(
     "sentencepiece",
     _ROBERTA_ROLES,
     "cls $A sep",
     "cls $A sep sep $B sep",
     options={"head": ("<s>", "<pad>", "</s>", "<unk>"), "replaced": 3, "tail": ("<mask>",)},
+)
+# Of translators; "lang" is the token of a language, and `source` the one that is meant without a word about it.
+_MBART = replace(
+    _XLM_ROBERTA,
+    single="$A eos lang",
+    pair="$A $B eos lang",
+    options={**_XLM_ROBERTA.options, "languages": "mbart", "source": "en_XX"},
+)
+_MBART50 = replace(
+    _MBART,
+    single="lang $A eos",
+    pair="lang $A $B eos",
+    defaults={"split_at_whitespace": False},
+    options={**_MBART.options, "languages": "mbart50"},
+)
+_NLLB = replace(_MBART50, options={**_MBART.options, "languages": "nllb", "source": "eng_Latn"})
+_PLBART = replace(
+    _MBART,
+    defaults={"split_at_whitespace": False, "clean_up_tokenization_spaces": True},
+    options={**_MBART.options, "languages": "base", "source": None},
+)
+_M2M_100 = Family(
+    "m2m_100",
+    _roles(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>"),
+    "lang $A eos",
+    "lang $A $B eos",
+    options={"languages": "m2m100", "source": "en"},
 )
 _CAMEMBERT = replace(
     _XLM_ROBERTA,
@@ -212,6 +274,16 @@ _BY_NAME = {
     "QWen": _QWEN,
     "CLIP": _CLIP,
     **dict.fromkeys(("T5", "MT5"), _T5),
+    "ByT5": _BYT5,
+    "Pegasus": _PEGASUS,
+    "Marian": _MARIAN,
+    "MBart": _MBART,
+    "MBart50": _MBART50,
+    "Nllb": _NLLB,
+    "M2M100": _M2M_100,
+    "PLBart": _PLBART,
+    "Blenderbot": _BLENDERBOT,
+    "BlenderbotSmall": _BLENDERBOT_SMALL,
     "XLMRoberta": _XLM_ROBERTA,
     "Camembert": _CAMEMBERT,
     "Albert": _ALBERT,
@@ -221,8 +293,8 @@ _BY_NAME = {
     **dict.fromkeys(("Llama", "CodeLlama"), _LLAMA),
     "Gemma": _GEMMA,
     # these only from a tokenizer.json
-    **dict.fromkeys(("Barthez", "Blenderbot", "BlenderbotSmall", "Bloom", "Cohere", "FNet", "GPTNeoX"), Family()),
-    **dict.fromkeys(("Herbert", "MBart", "MBart50", "MarkupLM", "Nllb", "OpenAIGPT", "Pegasus"), Family()),
+    **dict.fromkeys(("Barthez", "Bloom", "Cohere", "FNet", "GPTNeoX"), Family()),
+    **dict.fromkeys(("Herbert", "MarkupLM", "OpenAIGPT"), Family()),
     **dict.fromkeys(("PreTrained", "Reformer", "RemBert", "Splinter", "Whisper", "XGLM"), Family()),
 }
 
@@ -232,7 +304,9 @@ _OF_MODEL = {
     **dict.fromkeys(("data2vec-text", "ibert", "lilt", "roberta-prelayernorm"), "Roberta"),
     **dict.fromkeys(("gpt_neo", "gptj", "opt", "phi", "starcoder2"), "GPT2"),
     **dict.fromkeys(("qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe"), "Qwen2"),
-    **dict.fromkeys(("switch_transformers", "umt5"), "T5"),
+    **dict.fromkeys(("switch_transformers", "umt5", "longt5", "pop2piano"), "T5"),
+    **dict.fromkeys(("pegasus_x", "bigbird_pegasus"), "Pegasus"),
+    "nllb-moe": "Nllb",
     **dict.fromkeys(("xlm-roberta-xl", "xmod"), "XLMRoberta"),
     **dict.fromkeys(("mistral", "mixtral"), "Llama"),
     **dict.fromkeys(("gemma2", "gemma3", "gemma3_text"), "Gemma"),

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenizers import AddedToken, normalizers, pre_tokenizers
@@ -10,24 +11,35 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from pellucid.errors import ArgumentError, InputError, TokenizerError, refuse_unknown
 from pellucid.folder import Folder, rewrite
+from pellucid.gguf import GGUFFolder
 
-from . import byte_level, sentencepiece, tiktoken, wordpiece
+from . import blenderbot_small, byt5, byte_level, gguf, m2m_100, marian, sentencepiece, tekken, tiktoken, wordpiece
 from .engine import Engine
-from .families import Family, class_of_model, find_family, frame
+from .families import Family, class_of_model, find_family, frame, template
+from .renumbered import RenumberedEngine
 from .special_tokens import NAMES, as_added_token
 from .tokenizer import SETTINGS, Tokenizer
 
 T = TypeVar("T", bound=Tokenizer)
 
-_BUILDERS: dict[str, Callable[[Folder, dict[str, Any], Family], RustTokenizer]] = {
+_Builder = Callable[[Folder, dict[str, Any], Family], RustTokenizer | Engine]
+_BUILDERS: dict[str, _Builder] = {
     "wordpiece": wordpiece.build,
     "byte_level": byte_level.build,
     "sentencepiece": sentencepiece.build,
     "tiktoken": tiktoken.build,
+    "byt5": byt5.build,
+    "marian": marian.build,
+    "m2m_100": m2m_100.build,
+    "blenderbot_small": blenderbot_small.build,
 }
+# Files of vocabularies in two parts, which no tokenizer.json can hold.
+_OWN_FILES = {"marian": "source.spm", "m2m_100": "vocab.json", "blenderbot_small": "vocab.json"}
 _BUILD_SETTINGS = (
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "add_bos_token", "add_eos_token"),
+    *("legacy", "legacy_behaviour"),
 )
+_TEMPLATES = "additional_chat_templates"  # a folder of named ones
 _FILE_NOTES = (
     "added_tokens_decoder",
     "special_tokens_map_file",
@@ -104,25 +116,44 @@ def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_ty
     if cls is Tokenizer:
         cls = _class_of(folder, settings, model_type)  # pyright: ignore[reportAssignmentType]
     family = cls.family
-    if "tokenizer.json" in folder:
+    for name in ("src_lang", "tgt_lang"):
+        if given.get(name) is not None and "languages" not in family.options:
+            raise InputError(f"{name} is {given[name]!r}, but {folder.path} has no languages; leave it out.")
+    if isinstance(folder, GGUFFolder):
+        engine = Engine(gguf.build(folder))
+    elif "tokenizer.json" in folder and _OWN_FILES.get(family.format or "", "") not in folder:
         origin = str(folder.path / "tokenizer.json")
         engine = Engine.from_json(folder.read_bytes("tokenizer.json"), origin)
         _override(engine.rust, given, origin)
         engine = _with_added_tokens(engine, folder, settings)
         if "add_bos_token" in given or "add_eos_token" in given:
-            frame(engine.rust, family, {**_plain(family.special), **_plain(settings)}, origin)
+            plain = {**_plain(family.special), **_plain(settings)}
+            frame(engine.rust, family, {**plain, **_framing(engine.rust, plain), **given}, origin)
     else:
-        settings = {**family.defaults, **settings}
+        builder, settings = _builder(folder, family, settings), {**family.defaults, **settings}
         plain = {**_plain(family.special), **_plain(settings)}
-        engine = Engine(_builder(folder, family, settings)(folder, plain, family))
+        built = builder(folder, plain, family)
+        engine = built if isinstance(built, Engine) else Engine(built)
+        if builder is tekken.build:
+            settings = {**tekken.settings(engine.rust), **settings}
+            plain = _plain(settings)
         engine = _with_added_tokens(engine, folder, settings)
-        frame(engine.rust, family, plain, str(folder.path))
-        if "extra_ids" in settings:
-            settings.setdefault("extra_special_tokens", sentencepiece.sentinels(settings["extra_ids"]))
+        engine = _framed(engine, family, plain, str(folder.path))
+        settings.setdefault("extra_special_tokens", sentencepiece.unnamed_tokens(family, plain, str(folder.path)))
     try:
         return cls._from_engine(engine, {name: value for name, value in settings.items() if name not in _FILE_NOTES})
     except (InputError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{folder.path}: a setting of the tokenizer is impossible: {error}") from None
+
+
+def _framed(engine: Engine, family: Family, settings: dict[str, Any], origin: str) -> Engine:
+    """Put the special tokens of a family around texts; a language's are put there when it is known."""
+    if isinstance(engine, RenumberedEngine) or "languages" in family.options:
+        if "languages" in family.options:
+            return engine
+        return engine.framed(lambda rust: template(rust, family.single, family.pair, settings, origin))
+    frame(engine.rust, family, settings, origin)
+    return engine
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -134,17 +165,30 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:
     files = {
         "tokenizer_config.json": _json(settings),
         "special_tokens_map.json": _json(tokenizer.special_tokens_map),
-        "tokenizer.json": tokenizer.backend_tokenizer.to_str(pretty=True),
     }
+    vocabulary = tokenizer.vocabulary_files()
     if isinstance(template, str):
         files["chat_template.jinja"] = template
     elif template:
         named = [{"name": name, "template": text} for name, text in template.items()]
         files["tokenizer_config.json"] = _json({**settings, "chat_template": named})
-    with rewrite(path, replaces=lambda name: name in ("added_tokens.json", "chat_template.jinja")) as staging:
+    stale = ("added_tokens.json", "chat_template.jinja", "tokenizer.json")
+    with rewrite(path, replaces=lambda name: name in stale) as staging:
         for name, content in files.items():
             (staging / name).write_text(content, encoding="utf-8")
-    return tuple(os.path.join(os.fspath(path), name) for name in files)
+        for name, content in vocabulary.items():
+            (staging / name).write_bytes(content)
+    _remove_templates(Path(path) / _TEMPLATES)
+    return tuple(os.path.join(os.fspath(path), name) for name in (*files, *vocabulary))
+
+
+def _remove_templates(folder: Path) -> None:
+    """Remove templates that an earlier tokenizer left; they would overrule what has been saved."""
+    if folder.is_dir() and not folder.is_symlink():
+        for file in folder.glob("*.jinja"):
+            file.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -152,21 +196,48 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _read_settings(folder: Folder) -> dict[str, Any]:
-    """Merge the files that describe a tokenizer; tokenizer_config.json has the last word, then chat_template.jinja."""
+    """Merge the files that describe a tokenizer; tokenizer_config.json has the last word, then files of templates."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if name in folder:
             settings.update({key: value for key, value in folder.read_json(name).items() if value is not None})
-    template = settings.get("chat_template")
+    template = _read_templates(folder)
+    if template is None:
+        where = folder.path / "tokenizer_config.json"
+        template = settings.pop("chat_template", None)
+        if template is None and "chat_template.json" in folder:
+            where = folder.path / "chat_template.json"
+            template = folder.read_json("chat_template.json").get("chat_template")
+        template = _named_templates(template, where)
+    return {**settings, **({} if template is None else {"chat_template": template})}
+
+
+def _read_templates(folder: Folder) -> str | dict[str, str] | None:
+    """Return the chat templates that are files of their own: one, or several by name."""
+    templates = {}
+    if "chat_template.jinja" in folder:
+        templates["default"] = folder.read_text("chat_template.jinja")
+    if any((folder.path / _TEMPLATES).glob("*.jinja")):
+        with Folder(folder.path / _TEMPLATES) as named:
+            for name in named.names():
+                if name.endswith(".jinja"):
+                    templates[name.removesuffix(".jinja")] = named.read_text(name)
+    return templates.get("default") if templates.keys() == {"default"} else templates or None
+
+
+def _named_templates(template: Any, where: Path) -> str | dict[str, str] | None:
+    """Read the value of `chat_template` in a JSON file: one template, or several with their names."""
     if isinstance(template, list):
         try:
-            settings["chat_template"] = {entry["name"]: entry["template"] for entry in template}
+            template = {entry["name"]: entry["template"] for entry in template}
         except (KeyError, TypeError):
-            place = folder.path / "tokenizer_config.json"
-            raise TokenizerError(f"{place}: an entry of chat_template lacks its 'name' or 'template'.") from None
-    if "chat_template.jinja" in folder:
-        settings["chat_template"] = folder.read_text("chat_template.jinja")
-    return settings
+            raise TokenizerError(f"{where}: an entry of chat_template lacks its 'name' or 'template'.") from None
+    texts = template.values() if isinstance(template, dict) else () if template is None else (template,)
+    if not all(isinstance(text, str) for text in texts):
+        raise TokenizerError(
+            f"{where}: chat_template is neither a text nor a list of objects with 'name' and 'template'."
+        )
+    return template or None
 
 
 def _one_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,11 +257,11 @@ def _class_of(folder: Folder, settings: dict[str, Any], model_type: str | None) 
     return tokenizer_class(name or class_of_model(str(model_type)) or "Tokenizer") or Tokenizer
 
 
-def _builder(
-    folder: Folder, family: Family, settings: Mapping[str, Any]
-) -> Callable[[Folder, dict[str, Any], Family], RustTokenizer]:
+def _builder(folder: Folder, family: Family, settings: Mapping[str, Any]) -> _Builder:
     """Return the reader of the folder's vocabulary."""
     singles = [name for name in folder.names() if name.endswith((".tiktoken", ".model"))]
+    if tekken.FILE in folder and not singles:
+        return tekken.build
     if family.format in (None, "sentencepiece") and len(singles) == 1 and tiktoken.is_tiktoken(folder, singles[0]):
         return tiktoken.build
     if family.format is not None:
@@ -257,6 +328,17 @@ def _override(rust: RustTokenizer, given: Mapping[str, Any], origin: str) -> Non
         _set_prefix_space(rust, bool(given["add_prefix_space"]), origin)
 
 
+def _framing(rust: RustTokenizer, roles: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether a tokenizer puts a token before and after each text, which other files may say differently."""
+    sample = rust.encode("a")
+    special = {index for index, sequence in enumerate(sample.sequence_ids) if sequence is None}
+    return {
+        f"add_{role}_token": place % len(sample) in special and sample.tokens[place] == roles.get(f"{role}_token")
+        for role, place in (("bos", 0), ("eos", -1))
+        if sample.tokens
+    }
+
+
 def _set_prefix_space(rust: RustTokenizer, wanted: bool, origin: str) -> None:
     """Have a text begin as if a space stood before it, or not."""
     whole = rust.pre_tokenizer
@@ -268,5 +350,16 @@ def _set_prefix_space(rust: RustTokenizer, wanted: bool, origin: str) -> None:
         else:
             continue
         rust.pre_tokenizer = whole
+        return
+    state = json.loads(rust.to_str())
+    steps = (state["normalizer"] or {}).get("normalizers", [])
+    if prepend := [step for step in steps if step["type"] == "Prepend"]:
+        if not wanted:
+            steps.remove(prepend[0])
+            decoder = (state["decoder"] or {}).get("decoders", [])
+            if decoder and decoder[-1]["type"] == "Strip":  # the space goes again where it came from
+                decoder.pop()
+            source = RustTokenizer.from_str(json.dumps(state))
+            rust.normalizer, rust.decoder = source.normalizer, source.decoder
         return
     raise TokenizerError(f"{origin} has no step that puts a space before a text: leave add_prefix_space out.")

@@ -4,7 +4,7 @@ The format: https://github.com/google/sentencepiece/blob/master/src/sentencepiec
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,13 @@ from pellucid.errors import MissingFileError, TokenizerError
 from pellucid.folder import Folder
 
 from .families import Family
+from .languages import language_kind, language_tokens
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # what a piece is
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # what a piece is
 UNIGRAM, BPE = 1, 2  # what a model is
 
 _SPACE = "\u2581"  # stands for a space in pieces
+_HIDDEN = "\ufdd1"  # no character; before a piece that no text is to give
 
 
 @dataclass
@@ -73,8 +75,9 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     Args:
         folder: where the file is, under any name that ends in .model.
         settings: `add_prefix_space` (as the model says) and `legacy` (True) of BPE models; `do_lower_case` (False),
-            `keep_accents` (ALBERT, XLNet), `extra_ids` (T5), `split_at_whitespace` (True: white space that the model's
-            own normalizer keeps separates words too, as the published tokenizers of most families have it).
+            `keep_accents` (ALBERT, XLNet), `extra_ids` (T5), `offset` (Pegasus), `language_codes` (M2M-100, PLBart),
+            `split_at_whitespace` (True: white space that the model's own normalizer keeps separates words too, as the
+            published tokenizers of most families have it).
         family: what stands before and after the model's own pieces.
 
     Raises:
@@ -84,14 +87,19 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     name = model_file(folder)
     origin = str(folder.path / name)
     model = read_model(folder.read_bytes(name), origin)
-    own = model.pieces[family.options.get("replaced", 0) :]
+    head, tail = family.options.get("head", ()), family.options.get("tail", ())
+    replaced = family.options.get("replaced", 0)
+    if "offset" in settings:
+        head, replaced = _pegasus_head(settings, origin)
+    if kind := language_kind(family, settings):
+        tail = (*language_tokens(kind).values(), *(tail if kind != "multi" else ()))
+    own = model.pieces[replaced:]
     extra = reversed(sentinels(settings.get("extra_ids", 0)))
     known = {piece for piece, _, _ in own}
-    head, tail = family.options.get("head", ()), family.options.get("tail", ())
     before = [(piece, 0.0, CONTROL) for piece in head]
     after = [(piece, 0.0, CONTROL) for piece in (*tail, *extra) if piece not in known]
     pieces = [*before, *own, *after]
-    rust = _unigram(model, pieces, settings, origin) if model.kind == UNIGRAM else _bpe(model, pieces, settings)
+    rust = _from_pieces(model, pieces, settings, origin)
     roles = {settings.get(name) for name in family.special}  # which are added later, as the family has them
     rust.add_tokens(
         [
@@ -103,6 +111,32 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     return rust
 
 
+def build_cutter(data: bytes, origin: str, special: Iterable[str]) -> tuple[RustTokenizer, dict[str, str | None]]:
+    """Build a tokenizer that cuts texts as the library does, for vocabularies that give the pieces other ids.
+
+    Args:
+        data: the content of a `.model` or `.spm` file.
+        origin: its path, for messages.
+        special: tokens that are looked for before the model's pieces.
+
+    Returns:
+        The tokenizer, and the piece of each of its tokens; None for what stands for the unknown.
+
+    Raises:
+        TokenizerError: if the content is broken.
+    """
+    model = read_model(data, origin)
+    pieces, plain = [], {}
+    for piece, score, kind in model.pieces:
+        token = piece if kind in (NORMAL, USER_DEFINED, BYTE) else f"{_HIDDEN}{piece}"
+        pieces.append((token, score, kind))
+        plain[token] = None if kind == UNKNOWN else piece
+    rust = _from_pieces(model, pieces, {"split_at_whitespace": False}, origin)
+    own = [AddedToken(piece, special=False, normalized=_SPACE in piece) for piece, _, k in pieces if k == USER_DEFINED]
+    rust.add_tokens([*own, *(AddedToken(token, special=True, normalized=False) for token in special)])
+    return rust, plain
+
+
 def sentinels(count: Any) -> list[str]:
     """Return the tokens that stand for what T5 is to fill in.
 
@@ -112,6 +146,20 @@ def sentinels(count: Any) -> list[str]:
     if not isinstance(count, int) or not 0 <= count <= 10_000:
         raise TokenizerError(f"extra_ids is {count!r}. Expected a number up to 10,000.")
     return [f"<extra_id_{index}>" for index in range(count)]
+
+
+def unnamed_tokens(family: Family, settings: dict[str, Any], origin: str) -> list[str]:
+    """Return the special tokens without a role that a family has by its settings, in the order of the original.
+
+    Raises:
+        TokenizerError: if a setting is impossible.
+    """
+    found = list(sentinels(settings.get("extra_ids", 0)))
+    if "offset" in settings:
+        head, _ = _pegasus_head(settings, origin)
+        found += [piece for piece in head[2:] if piece != settings["mask_token"]]
+    kind = language_kind(family, settings)
+    return [*found, *(language_tokens(kind).values() if kind else ())]
 
 
 def model_file(folder: Folder) -> str:
@@ -127,11 +175,28 @@ def model_file(folder: Folder) -> str:
     return found[0]
 
 
+def _pegasus_head(settings: dict[str, Any], origin: str) -> tuple[tuple[str, ...], int]:
+    """Return the pieces before the model's own, and how many of those they stand for."""
+    offset, sentence = settings["offset"], settings.get("mask_token_sent", "<mask_1>")
+    if not isinstance(offset, int) or not (offset == 0 or 3 <= offset <= 10_000):
+        raise TokenizerError(f"{origin}: offset is {offset!r}; expected 0, or 3 to 10,000, and 103 is usual.")
+    if offset == 0 or sentence is None:
+        return (), 0
+    masks = (settings["pad_token"], settings["eos_token"], sentence, settings["mask_token"])
+    return (*masks, *(f"<unk_{i}>" for i in range(2, offset))), 2
+
+
+def _from_pieces(
+    model: SentencePieceModel, pieces: list[tuple[str, float, int]], settings: dict[str, Any], origin: str
+) -> RustTokenizer:
+    return _unigram(model, pieces, settings, origin) if model.kind == UNIGRAM else build_bpe(model, pieces, settings)
+
+
 def _unigram(
     model: SentencePieceModel, pieces: list[tuple[str, float, int]], settings: dict[str, Any], origin: str
 ) -> RustTokenizer:
     unknown = next((piece for piece, _, kind in model.pieces if kind == UNKNOWN), None)
-    texts = [piece for piece, _, _ in pieces]
+    texts = [piece.removeprefix(_HIDDEN) for piece, _, _ in pieces]
     if unknown not in texts:
         raise TokenizerError(f"{origin} has no unknown piece.")
     scored = [(piece, score) for piece, score, _ in pieces]
@@ -159,14 +224,23 @@ def _unigram(
     return rust
 
 
-def _bpe(model: SentencePieceModel, pieces: list[tuple[str, float, int]], settings: dict[str, Any]) -> RustTokenizer:
+def build_bpe(
+    model: SentencePieceModel, pieces: list[tuple[str, float, int]], settings: dict[str, Any]
+) -> RustTokenizer:
+    """Build a tokenizer that merges pieces by their scores.
+
+    Args:
+        model: how texts are normalised.
+        pieces: text, score and kind of each token, by id.
+        settings: as in `build`.
+    """
     vocabulary = {piece: id for id, (piece, _, _) in enumerate(pieces)}
-    unknown = next((piece for piece, _, kind in pieces if kind == UNKNOWN), None)
+    unknown = next((piece for piece, _, kind in (*pieces, *model.pieces) if kind == UNKNOWN), None)
     rust = RustTokenizer(
         models.BPE(
             vocabulary,
             _merges(pieces, vocabulary),
-            unk_token=unknown,
+            unk_token=unknown if unknown in vocabulary else None,
             fuse_unk=True,
             byte_fallback=model.byte_fallback,
         )

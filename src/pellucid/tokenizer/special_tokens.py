@@ -58,10 +58,14 @@ class _RoleId:
 
 
 class SpecialTokens:
-    """The tokens with a role, by attribute: `pad_token`, `pad_token_id` and so on; each can be set, None for none."""
+    """The tokens with a role, by attribute: `pad_token`, `pad_token_id` and so on; each can be set, None for none.
+
+    A model may have tokens under names of its own, such as `image_token`; they can be read the same way.
+    """
 
     _engine: Engine
     _roles: dict[str, str | None]
+    _named: dict[str, str]
     _extra: list[str]
 
     bos_token, bos_token_id = _Role(), _RoleId()
@@ -72,10 +76,18 @@ class SpecialTokens:
     cls_token, cls_token_id = _Role(), _RoleId()
     mask_token, mask_token_id = _Role(), _RoleId()
 
+    def __getattr__(self, name: str) -> Any:
+        # copy and pickle ask for attributes before there is any
+        token = self.__dict__.get("_named", {}).get(name.removesuffix("_id"))
+        if token is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self._engine.rust.token_to_id(token) if name.endswith("_id") else token
+
     @property
     def special_tokens_map(self) -> dict[str, Any]:
-        """The tokens by role, with the ones without a role under `additional_special_tokens`."""
+        """The tokens by role or name, with the ones without either under `additional_special_tokens`."""
         roles: dict[str, Any] = {name: token for name in NAMES if (token := self._roles.get(name)) is not None}
+        roles |= self._named
         return {**roles, "additional_special_tokens": list(self._extra)} if self._extra else roles
 
     @property
@@ -89,7 +101,7 @@ class SpecialTokens:
     def all_special_tokens(self) -> list[str]:
         """Every special token once: those with a role in the order of the attributes, then the others."""
         roles = [token for name in NAMES if (token := self._roles.get(name)) is not None]
-        return list(dict.fromkeys([*roles, *self._extra]))
+        return list(dict.fromkeys([*roles, *self._named.values(), *self._extra]))
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -158,6 +170,18 @@ class SpecialTokens:
         with _ADDING:
             self._engine, added = self._engine.with_tokens(tokens)
         return added
+
+
+def named_tokens(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tokens that a model has under names of its own, from all the places where files have them."""
+    own = {
+        name: token
+        for name, token in settings.items()
+        if name.endswith("_token") and name not in NAMES
+        if isinstance(token, (str, AddedToken)) or (isinstance(token, Mapping) and "content" in token)
+    }
+    places = (settings.get("extra_special_tokens"), settings.get("model_specific_special_tokens"))
+    return {**own, **{name: token for place in places if isinstance(place, Mapping) for name, token in place.items()}}
 
 
 def as_added_token(token: Any, *, special: bool) -> AddedToken:

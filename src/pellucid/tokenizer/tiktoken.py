@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+from functools import cache
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
@@ -36,13 +37,8 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     """
     name = model_file(folder)
     ranks = read_ranks(folder.read_bytes(name), str(folder.path / name))
-    characters = byte_characters()
-
-    def written(token: bytes) -> str:
-        return "".join(characters[byte] for byte in token)
-
     vocabulary = {written(token): rank for token, rank in ranks.items()}
-    merges = [(written(left), written(right)) for left, right in _merges(ranks)]
+    merges = [(written(left), written(right)) for left, right in byte_merges(ranks)]
     # a text that is a token as a whole is that token, even if no merges lead there
     rust = RustTokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     cut_into_words(rust, family.options.get("words", "llama3"), False)
@@ -71,7 +67,7 @@ def read_ranks(data: bytes, origin: str) -> dict[bytes, int]:
     return ranks
 
 
-def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+def byte_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     """Return the pair that each token is made of: what is left of it when only lower ranks may merge."""
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
@@ -88,6 +84,13 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     return merges
 
 
+def written(token: bytes) -> str:
+    """Return a token as byte-level vocabularies write it."""
+    characters = byte_characters()
+    return "".join([characters[byte] for byte in token])
+
+
+@cache
 def byte_characters() -> list[str]:
     """Return the printable character that byte-level vocabularies write for each byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

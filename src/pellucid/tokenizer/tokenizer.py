@@ -12,12 +12,13 @@ from tokenizers import Tokenizer as RustTokenizer
 from pellucid.errors import InputError, TokenizerError, refuse_unknown
 
 from .batch_encoding import BatchEncoding
+from .chat import ChatTemplates
 from .engine import Engine, Padding, Truncation, copy
 from .families import Family
 from .inputs import read_inputs
+from .languages import Languages
 from .padding import pad_rows
-from .special_tokens import NAMES, as_added_token
-from .vocabulary import Vocabulary
+from .special_tokens import NAMES, as_added_token, named_tokens
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,13 +27,14 @@ SETTINGS = (
     *NAMES,
     *("additional_special_tokens", "extra_special_tokens", "split_special_tokens"),
     *("model_max_length", "padding_side", "truncation_side", "pad_token_type_id", "model_input_names"),
-    *("clean_up_tokenization_spaces", "chat_template", "name_or_path"),
+    *("clean_up_tokenization_spaces", "chat_template", "name_or_path", "src_lang", "tgt_lang"),
 )
 TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
 _UNLIMITED = 10**9  # files write 1e30 and the like for "no limit"
 _CALL_ARGUMENTS = (
-    *("text", "text_pair", "text_target", "text_pair_target", "add_special_tokens", "padding", "truncation"),
+    *("text", "text_pair", "text_target", "text_pair_target", "src_lang", "tgt_lang"),
+    *("add_special_tokens", "padding", "truncation"),
     *("max_length", "stride", "is_split_into_words", "pad_to_multiple_of", "padding_side", "return_tensors"),
     *("return_token_type_ids", "return_attention_mask", "return_overflowing_tokens", "return_special_tokens_mask"),
     *("return_offsets_mapping", "return_length", "verbose"),
@@ -47,7 +49,7 @@ _COLUMNS = {
 }
 
 
-class Tokenizer(Vocabulary):
+class Tokenizer(ChatTemplates, Languages):
     """Turns texts into the token ids of one vocabulary, and ids into text.
 
     Wraps a `tokenizers.Tokenizer`. A call changes nothing: truncation and padding belong to the call, so any number of
@@ -60,8 +62,9 @@ class Tokenizer(Vocabulary):
         tokenizer_file: the path of a tokenizer.json, instead.
         settings: as in tokenizer_config.json: `model_max_length`, `padding_side` ("right"), `truncation_side`
             ("right"), `model_input_names`, `clean_up_tokenization_spaces`, `pad_token_type_id` (0), `chat_template`,
-            `name_or_path`, `split_special_tokens`, `extra_special_tokens`, and `bos_token`, `eos_token`, `unk_token`,
-            `sep_token`, `pad_token`, `cls_token`, `mask_token`. Special tokens that the vocabulary lacks are added.
+            `name_or_path`, `split_special_tokens`, `extra_special_tokens`, `src_lang` and `tgt_lang` where there are
+            languages, and `bos_token`, `eos_token`, `unk_token`, `sep_token`, `pad_token`, `cls_token`, `mask_token`.
+            Special tokens that the vocabulary lacks are added.
 
     Attributes:
         model_max_length: the most tokens that the model reads, None if unknown.
@@ -82,7 +85,6 @@ class Tokenizer(Vocabulary):
     truncation_side: str
     model_input_names: list[str]
     pad_token_type_id: int
-    chat_template: str | dict[str, str] | None
     name_or_path: str
     init_kwargs: dict[str, Any]
 
@@ -119,7 +121,7 @@ class Tokenizer(Vocabulary):
             options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`,
                 `force_download`), and settings that override those of the files: those of the class, and
                 `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`, `add_prefix_space`, `add_bos_token`,
-                `add_eos_token`.
+                `add_eos_token`, and `legacy` for SentencePiece models without a tokenizer.json.
 
         Raises:
             ArgumentError: if an option does not exist.
@@ -133,9 +135,9 @@ class Tokenizer(Vocabulary):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **options: Any
     ) -> tuple[str, ...]:
-        """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json, all or nothing.
+        """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja, all or nothing.
 
-        Other files of the folder stay.
+        Several chat templates go into tokenizer_config.json, with their names. Other files of the folder stay.
 
         Args:
             save_directory: the folder; made if absent.
@@ -185,6 +187,8 @@ class Tokenizer(Vocabulary):
         *,
         text_target: Any = None,
         text_pair_target: Any = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
         add_special_tokens: bool = True,
         padding: bool | str = False,
         truncation: bool | str | None = None,
@@ -210,6 +214,8 @@ class Tokenizer(Vocabulary):
             text_pair: the second text of each pair.
             text_target: texts whose ids are returned as "labels" (or alone, without `text`).
             text_pair_target: the second text of each of those.
+            src_lang: the code of the language of `text`, where the tokenizer has languages; the attribute if None.
+            tgt_lang: that of `text_target`; the attribute if None, and the source's without that.
             add_special_tokens: whether to put the model's special tokens around.
             padding: True or "longest" fills rows up to the longest; "max_length" up to `max_length`.
             truncation: True or "longest_first" cuts the longer text of a pair first; "only_first" and "only_second" cut
@@ -232,7 +238,7 @@ class Tokenizer(Vocabulary):
 
         Raises:
             ArgumentError: if an argument does not exist.
-            InputError: if something is not a text, or a length, side or strategy is impossible.
+            InputError: if something is not a text, or a length, side, strategy or language is impossible.
         """
         if unknown:
             refuse_unknown("a tokenizer call", unknown, _CALL_ARGUMENTS)
@@ -258,17 +264,19 @@ class Tokenizer(Vocabulary):
             "tensors": return_tensors,
             "overflow": return_overflowing_tokens,
         }
+        engine, target_engine = self._engines(src_lang, tgt_lang)
         if text_target is None:
-            return self._encode(text, text_pair, **options)
-        target = self._encode(text_target, text_pair_target, **options)
+            return self._encode(engine, text, text_pair, **options)
+        target = self._encode(target_engine, text_target, text_pair_target, **options)
         if text is None:
             return target
-        result = self._encode(text, text_pair, **options)
+        result = self._encode(engine, text, text_pair, **options)
         result["labels"] = target["input_ids"]
         return result
 
     def _encode(
         self,
+        engine: Engine,
         text: Any,
         pair: Any,
         *,
@@ -285,7 +293,6 @@ class Tokenizer(Vocabulary):
         overflow: bool,
     ) -> BatchEncoding:
         inputs = read_inputs(text, pair, split)
-        engine = self._engine
         cut = fill = None
         if truncation or max_length is not None:
             reserved = engine.rust.num_special_tokens_to_add(inputs.paired) if add_special_tokens else 0
@@ -483,6 +490,8 @@ class Tokenizer(Vocabulary):
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             "split_special_tokens": self._engine.rust.encode_special_tokens,
             "chat_template": self.chat_template,
+            "src_lang": self._src_lang,
+            "tgt_lang": self._tgt_lang,
         }
         return {**self.init_kwargs, **self.special_tokens_map, **{name: value for name, value in now.items() if value}}
 
@@ -503,15 +512,15 @@ class Tokenizer(Vocabulary):
             token = settings.get(name, usual if usual and engine.rust.token_to_id(str(usual)) is not None else None)
             if token is not None:
                 roles[name] = as_added_token(usual if usual and token == str(usual) else token, special=True)
+        named = {name: as_added_token(token, special=True) for name, token in named_tokens(settings).items()}
         extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-        more = [
-            as_added_token(token, special=True) for token in (extra.values() if isinstance(extra, Mapping) else extra)
-        ]
+        more = [as_added_token(token, special=True) for token in ([] if isinstance(extra, Mapping) else extra)]
         known = {token.content for token in engine.rust.get_added_tokens_decoder().values() if token.special}
-        if missing := [token for token in (*roles.values(), *more) if token.content not in known]:
+        if missing := [token for token in (*roles.values(), *named.values(), *more) if token.content not in known]:
             engine, _ = engine.with_tokens(missing)
         self._engine = engine
         self._roles = {name: token.content for name, token in roles.items()}
+        self._named = {name: token.content for name, token in named.items()}
         self._extra = list(dict.fromkeys(token.content for token in more))
         self.model_max_length = settings.get("model_max_length")
         self.padding_side = _side("padding_side", settings.get("padding_side", "right"))
@@ -524,7 +533,9 @@ class Tokenizer(Vocabulary):
         )
         self.chat_template = settings.get("chat_template")
         self.name_or_path = settings.get("name_or_path", "")
-        self.init_kwargs = {name: value for name, value in settings.items() if name not in SETTINGS}
+        self._set_languages(settings)
+        ours = (*SETTINGS, *named, "model_specific_special_tokens")
+        self.init_kwargs = {name: value for name, value in settings.items() if name not in ours}
 
     def __repr__(self) -> str:
         return (

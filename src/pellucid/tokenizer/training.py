@@ -48,6 +48,11 @@ def train(
         ArgumentError: if the trainer has no such option.
         TokenizerError: if the vocabulary is of a kind that can not be trained.
     """
+    if "tokenizer.json" not in (files := tokenizer.vocabulary_files()):
+        raise TokenizerError(
+            f"the vocabulary of a {type(tokenizer).__name__} is in {', '.join(files)}, which can not be learned here. "
+            "Learn SentencePiece models with the sentencepiece package, and number their pieces in vocab.json."
+        )
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model, post_processor = state["model"], state["post_processor"]
     kind = model["type"]

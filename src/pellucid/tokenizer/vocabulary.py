@@ -10,9 +10,17 @@ from pellucid.errors import InputError, refuse_unknown
 
 from .engine import copy
 from .special_tokens import SpecialTokens
+from .stream import DecodeStream
 
 _DECODE_ARGUMENTS = ("token_ids", "skip_special_tokens", "clean_up_tokenization_spaces")
 _CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+def clean_up(text: str) -> str:
+    """Take out the spaces before punctuation and contractions."""
+    for spaced in _CLEANED:
+        text = text.replace(spaced, spaced.strip())
+    return text
 
 
 class Vocabulary(SpecialTokens):
@@ -55,14 +63,24 @@ class Vocabulary(SpecialTokens):
         if ids and isinstance(ids[0], (list, tuple)):
             options = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
             return [self.decode(row, skip_special_tokens, **options) for row in ids]
-        text = self._engine.decode(ids, skip_special_tokens)
-        clean = (
-            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        )
-        if clean and type(self._engine.rust.model).__name__ != "BPE":
-            for spaced in _CLEANED:
-                text = text.replace(spaced, spaced.strip())
-        return text
+        text = self._engine.target.decode(ids, skip_special_tokens)
+        return clean_up(text) if self._cleans(clean_up_tokenization_spaces) else text
+
+    def _cleans(self, asked: bool | None) -> bool:
+        wanted = self.clean_up_tokenization_spaces if asked is None else asked
+        return wanted and type(self._engine.rust.model).__name__ != "BPE"
+
+    def decode_stream(
+        self, skip_special_tokens: bool = False, *, clean_up_tokenization_spaces: bool | None = None
+    ) -> DecodeStream:
+        """Return an object that turns ids into text as they come: `step(id)` for each, and `flush()` at the end.
+
+        Args:
+            skip_special_tokens: as in `decode`.
+            clean_up_tokenization_spaces: as in `decode`; with it the text comes a word late.
+        """
+        clean = clean_up if self._cleans(clean_up_tokenization_spaces) else None
+        return DecodeStream(self, skip_special_tokens, clean)
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> list[str]:
         """Turn rows of ids into texts; the options are those of `decode`."""
@@ -145,6 +163,10 @@ class Vocabulary(SpecialTokens):
     def backend_tokenizer(self) -> RustTokenizer:
         """A copy of the `tokenizers.Tokenizer` inside; changing it changes nothing here."""
         return copy(self._engine.rust)
+
+    def vocabulary_files(self) -> dict[str, bytes]:
+        """Return the files that `save_pretrained` writes of the vocabulary, by name: tokenizer.json, or older ones."""
+        return self._engine.files()
 
     @property
     def max_len_single_sentence(self) -> int | None:
