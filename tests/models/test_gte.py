@@ -17,7 +17,7 @@ OWN = {  # as gte-multilingual-base spells it, but small
     "layer_norm_type": "layer_norm", "logn_attention_clip1": False, "logn_attention_scale": False,
     "max_position_embeddings": 40, "model_type": "new", "num_attention_heads": 4, "num_hidden_layers": 2,
     "pack_qkv": True, "pad_token_id": 1, "position_embedding_type": "rope", "rope_theta": 160000.0,
-    "type_vocab_size": 1, "unpad_inputs": False, "use_memory_efficient_attention": True, "vocab_size": 99,
+    "type_vocab_size": 2, "unpad_inputs": False, "use_memory_efficient_attention": True, "vocab_size": 99,
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_the_authors_name(auto, head, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     assert load_file(tmp_path / "saved" / "model.safetensors").keys() == tensors.keys()
     assert json.loads((tmp_path / "saved" / "config.json").read_text()).items() >= OWN.items()
-    assert model.backbone(ids).keys() == (["last_hidden_state"] + ["pooler_output"] * ("Sequence" in head))
+    assert model.base_model(ids).keys() == (["last_hidden_state"] + ["pooler_output"] * ("Sequence" in head))
 
 
 def test_slowed_rotations():

@@ -14,6 +14,7 @@ V vocabulary, L labels. A packed batch is (1, N) tokens with a layout; what is o
 a packed text. Convolutions unpack it, since texts must not run into each other.
 """
 
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -31,8 +32,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -41,7 +43,7 @@ ACTIVATIONS = {
 
 
 class ConvBertConfig(Config):
-    """The configuration of BERT; the defaults are those of conv-bert-base."""
+    """The configuration of ConvBERT; the defaults are those of conv-bert-base."""
 
     model_type = "convbert"
     inert = {

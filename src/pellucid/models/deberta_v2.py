@@ -33,8 +33,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -225,7 +226,7 @@ class DebertaV2SelfAttention(nn.Module):
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
 
-    def position_scores(self, q: Tensor, k: Tensor, *, pos_q: Tensor | None, pos_k: Tensor | None) -> Tensor:
+    def position_scores(self, q: Tensor, k: Tensor, _: Tensor, *, pos_q: Tensor | None, pos_k: Tensor | None) -> Tensor:
         """Score content to position, by `pos_k`, and position to content, by `pos_q`, (1, H, P, D): (B, H, T, T)."""
         places = torch.arange(q.shape[2], device=q.device)
         apart = places[:, None] - places[None, :]  # (T, T)

@@ -266,7 +266,7 @@ class EsmPreTrainedModel(Model):
         real = ~torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
         real = real if attention_mask is None else real & attention_mask.bool()
         weights = torch.cat(layers, dim=1)[..., 1:-1, 1:-1]  # (B, layers * H, T - 2, T - 2)
-        return self.backbone.get_submodule("contact_head")(weights, real[:, 1:-1])
+        return self.base_model.get_submodule("contact_head")(weights, real[:, 1:-1])
 
 
 class EsmModel(EsmPreTrainedModel):

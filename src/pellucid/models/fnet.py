@@ -14,6 +14,7 @@ what is one row a text, (B, ...), is then one row a packed text.
 """
 
 import math
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -31,8 +32,9 @@ Waves = tuple[Tensor, Tensor]
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,

@@ -20,6 +20,7 @@ L labels. A packed batch is (1, N) tokens with a layout; what is one row a text,
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -37,8 +38,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -92,8 +94,8 @@ class FunnelConfig(Config):
             yield f"block_repeats has {len(self.repeats)} entries, there are {len(self.block_sizes)} block_sizes"
         if self.d_model % 2:
             yield f"d_model is {self.d_model}; expected an even number, half of it sines and half cosines"
-        kinds = {"hidden_act": ACTIVATIONS, "pooling_type": ("mean", "max")}
-        for name, known in kinds.items():
+        kinds = {"pooling_type": ("mean", "max"), "attention_type": ("relative_shift", "factorized")}
+        for name, known in {"hidden_act": ACTIVATIONS, **kinds}.items():
             if getattr(self, name) not in known:
                 yield f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
 
@@ -194,8 +196,8 @@ class FunnelPooling(nn.Module):
             lowest = torch.finfo(x.dtype).min
             pooled = self.pairs(x).masked_fill(~inside[..., None], lowest).amax(dim=2) * inside.any(dim=2, keepdim=True)
         keep = (self.pairs(rows.keep) | ~inside).all(dim=2) & inside.any(dim=2)
-        pairs = zip((x, rows.keep, rows.types), (pooled, keep, self.pairs(rows.types)[:, :, 0]), strict=True)
-        x, keep, types = (torch.cat([whole[:, : self.first], halved], dim=1) for whole, halved in pairs)
+        halves = zip((x, rows.keep, rows.types), (pooled, keep, self.pairs(rows.types)[:, :, 0]), strict=True)
+        x, keep, types = (torch.cat([whole[:, : self.first], half], dim=1) for whole, half in halves)
         return x, Rows(self.first + (lengths - self.first + 1) // 2, keep, types)
 
     def pairs(self, x: Tensor) -> Tensor:
@@ -215,8 +217,7 @@ class FunnelAttention(nn.Module):
         self.scale, self.attention_dropout = 1 / math.sqrt(config.d_head), config.attention_dropout
         shape, width = (config.n_head, config.d_head), config.n_head * config.d_head
         self.q_head = nn.Linear(config.d_model, width, bias=False)
-        self.k_head = nn.Linear(config.d_model, width)
-        self.v_head = nn.Linear(config.d_model, width)
+        self.k_head, self.v_head = (nn.Linear(config.d_model, width) for _ in range(2))
         self.r_w_bias, self.r_r_bias, self.r_s_bias = (nn.Parameter(torch.empty(shape)) for _ in range(3))
         self.r_kernel = nn.Parameter(torch.empty(config.d_model, *shape))
         self.seg_embed = nn.Parameter(torch.empty(2, *shape))  # of another segment, of the same
@@ -237,7 +238,7 @@ class FunnelAttention(nn.Module):
         if self.separate_cls:
             scores = F.pad(scores[:, :, 1:, 1:], (1, 0, 1, 0))
         q, dropout = q + self.r_w_bias[:, None], self.attention_dropout if self.training else 0.0
-        seen = attend(q, k, v, view.layout, scale=self.scale, bias=lambda q, k: scores, dropout=dropout)
+        seen = attend(q, k, v, view.layout, scale=self.scale, bias=lambda q, k, apart: scores, dropout=dropout)
         return self.layer_norm(x + self.hidden_dropout(self.post_proj(seen.transpose(1, 2).flatten(2))))
 
 
@@ -281,17 +282,19 @@ class FunnelEncoder(nn.Module):
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Rows, Tensor]:
         """Encode (B, T, E): the last states, (B, P, E), what they are of, and the states of full length, (B, T, E)."""
         early, runs = x, 0
-        for number, repeats in enumerate(self.config.repeats):
-            context, seen, step = x, rows, 2**number
+        for number, (block, repeats) in enumerate(zip(self.blocks, self.config.repeats, strict=True)):
+            unpooled, before = x, rows
             if number:
                 x, rows = self.pooling(x, rows)
-            view = look(self.config, rows, rows, step)
-            first = look(self.config, rows, seen, step // 2) if number and self.config.pool_q_only else view
-            context = context if self.config.pool_q_only else x
-            for layer in (layer for layer in self.blocks[number].children() for _ in range(repeats)):
-                x = layer(x, context, first)
-                context, first, runs = x, view, runs + 1
-                early = x if runs == self.config.block_sizes[0] else early
+            own = look(self.config, rows, rows, 2**number)
+            context, view = x, own
+            if number and self.config.pool_q_only:
+                context, view = unpooled, look(self.config, rows, before, 2 ** (number - 1))
+            for layer in (layer for layer in block.children() for _ in range(repeats)):
+                x = layer(x, context, view)
+                context, view, runs = x, own, runs + 1
+                if runs == self.config.block_sizes[0]:  # so checkpoints were trained, also where the layers repeat
+                    early = x
         return x, rows, early
 
 

@@ -15,6 +15,7 @@ Shapes: B batch, T tokens, E hidden, F feed-forward, H heads, D head size, V voc
 (1, N) tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ from ..outputs import Hidden, Logits
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -313,7 +315,7 @@ class GteForMaskedLM(GtePreTrainedModel):
         labels: Tensor | None = None,
     ) -> Logits:
         """Score words; `labels`: (B, T), the true ids, -100 where there is nothing to learn."""
-        x = self.backbone(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        x = self.base_model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         logits = self.lm_head(x)  # (B, T, V)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return Logits(loss=loss, logits=logits)
@@ -339,7 +341,7 @@ class GteForSequenceClassification(GtePreTrainedModel):
         labels: Tensor | None = None,
     ) -> Logits:
         """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) targets to regress."""
-        pooled = self.backbone(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).pooler_output
+        pooled = self.base_model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).pooler_output
         logits = self.classifier(self.dropout(pooled))  # (B, L)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return Logits(loss=loss, logits=logits)
@@ -365,7 +367,7 @@ class GteForTokenClassification(GtePreTrainedModel):
         labels: Tensor | None = None,
     ) -> Logits:
         """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
-        x = self.backbone(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        x = self.base_model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         logits = self.classifier(self.dropout(x))  # (B, T, L)
         return Logits(
             loss=None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits

@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, E hidden, H heads, D head size, V vocabulary, L label
 a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from ..outputs import Hidden, Logits, Spans
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -36,7 +38,7 @@ ACTIVATIONS = {
 
 
 class LayoutLMConfig(Config):
-    """The configuration of BERT; the defaults are those of layoutlm-base-uncased."""
+    """The configuration of LayoutLM; the defaults are those of layoutlm-base-uncased."""
 
     model_type = "layoutlm"
     inert = {

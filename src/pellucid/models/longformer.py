@@ -16,6 +16,7 @@ row a text, (B, ...), is then one row a packed text.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -34,8 +35,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -58,8 +60,6 @@ class LongformerConfig(Config):
         "cross_attention_hidden_size": None,
     }
 
-    attention_window: int | list[int] = 512  # to both sides together; a list has one a layer
-    sep_token_id: int | None = 2
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -72,9 +72,11 @@ class LongformerConfig(Config):
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    attention_window: int | list[int] = 512  # to both sides together; a list has one a layer
     pad_token_id: int | None = 1
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2
+    sep_token_id: int | None = 2
 
     @property
     def windows(self) -> list[int]:
@@ -96,8 +98,7 @@ class LongformerConfig(Config):
         """Yield what is impossible."""
         yield from super().faults()
         if self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
-            heads = self.num_attention_heads
-            yield f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads ({heads})"
+            yield f"hidden_size ({self.hidden_size}) is no multiple of num_attention_heads ({self.num_attention_heads})"
         if self.hidden_act not in ACTIVATIONS:
             yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
         if len(self.windows) != self.num_hidden_layers or any(window < 2 or window % 2 for window in self.windows):
@@ -105,8 +106,7 @@ class LongformerConfig(Config):
         if self.pad_token_id is None:
             yield "pad_token_id is null; expected an id, since positions begin after it"
         if self.max_tokens < 1:
-            rows, pad = self.max_position_embeddings, self.pad_token_id
-            yield f"max_position_embeddings ({rows}) leaves no position after pad_token_id ({pad})"
+            yield f"max_position_embeddings is {self.max_position_embeddings}; expected over {self.first_position}"
 
 
 # twin: bert.classification_loss
@@ -207,8 +207,8 @@ class Sight:
         apart = places - beyond - places[:size, None]  # (N, K)
         mask = (queries == cut(near, size, beyond=beyond, fill=-1).transpose(-1, -2)) & (apart.abs() <= reach)
         if far is not None:
-            hubs = far.pick(texts_of(layout)).masked_fill(far.filled, -2)[:, None, :, None]  # (B, 1, G, 1)
-            mask = torch.cat([mask, queries == repeat(hubs, len(mask)).transpose(-1, -2)], dim=-1)
+            keys = far.pick(texts_of(layout)).masked_fill(far.filled, -2)[:, None, None]  # (B, 1, 1, G)
+            mask = torch.cat([mask, queries == repeat(keys, len(mask))], dim=-1)
         return Sight(reach, size, beyond, far, mask)
 
     def keys(self, x: Tensor) -> Tensor:
@@ -216,8 +216,8 @@ class Sight:
         blocks = cut(x, self.size, beyond=self.beyond)
         if self.far is None:
             return blocks
-        hubs = self.far.pick(x.transpose(1, 2)).transpose(1, 2)  # (B, H, G, D)
-        return torch.cat([blocks, repeat(hubs, len(blocks))], dim=2)
+        far = self.far.pick(x.transpose(1, 2)).transpose(1, 2)  # (B, H, G, D)
+        return torch.cat([blocks, repeat(far, len(blocks))], dim=2)
 
 
 class LongformerEmbeddings(nn.Module):

@@ -16,6 +16,7 @@ Embeddings unpack it to find neighbours of the same text.
 """
 
 from collections import OrderedDict
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -33,8 +34,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -44,7 +46,7 @@ EPS = 1e-5  # of two norms that the configuration's key does not reach
 
 
 class MobileBertConfig(Config):
-    """The configuration of BERT; the defaults are those of mobilebert-uncased."""
+    """The configuration of MobileBERT; the defaults are those of mobilebert-uncased."""
 
     model_type = "mobilebert"
     inert = {
@@ -192,8 +194,7 @@ class MobileBertSelfAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout, size = config.num_attention_heads, config.attention_probs_dropout_prob, config.narrow
         narrow_values = not config.use_bottleneck or config.use_bottleneck_attention
-        self.query = nn.Linear(size, size)
-        self.key = nn.Linear(size, size)
+        self.query, self.key = (nn.Linear(size, size) for _ in range(2))
         self.value = nn.Linear(size if narrow_values else config.hidden_size, size)
 
     def forward(self, x: Tensor, values: Tensor, layout: Layout) -> Tensor:
@@ -282,13 +283,13 @@ class MobileBertLayer(nn.Module):
         self.ffn = nn.ModuleList(MobileBertFeedForward(config) for _ in range(config.num_feedforward_networks - 1))
         ways = ("input", "attention") if config.key_query_shared_bottleneck else ("input",)
         self.bottleneck = nn.ModuleDict({way: narrowing(config) for way in ways}) if config.use_bottleneck else None
-        self.whole = config.use_bottleneck_attention
+        self.narrow_values = config.use_bottleneck_attention
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         narrow = compared = values = x
         if self.bottleneck is not None:
             narrow = self.bottleneck["input"](x)  # (B, T, S)
-            compared, values = (narrow, narrow) if self.whole else (self.bottleneck["attention"](x), x)
+            compared, values = (narrow, narrow) if self.narrow_values else (self.bottleneck["attention"](x), x)
         y = self.attention(compared, values, layout, residual=narrow)  # (B, T, S)
         for feed_forward in self.ffn:
             y = feed_forward(y)

@@ -14,6 +14,7 @@ tokens with a layout; what is one row a text, (B, ...), is then one row a packed
 """
 
 import math
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -31,8 +32,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -232,7 +234,7 @@ class MPNetEncoder(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         biases: dict[int, Tensor] = {}  # by length, so that layers share them
 
-        def bias(q: Tensor, k: Tensor) -> Tensor:
+        def bias(q: Tensor, k: Tensor, apart: Tensor) -> Tensor:
             length = q.shape[2]
             if length not in biases:
                 table = self.relative_attention_bias

@@ -18,6 +18,7 @@ Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, M landmark
 batch is (1, N) tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -35,8 +36,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -129,9 +131,12 @@ def segments(layout: Layout, count: int) -> Tensor:
 
 
 def invert(matrix: Tensor) -> Tensor:
-    """Approximate the pseudo-inverses of a text's matrices, whose rows sum to 1, (B, H, M, M), by iteration."""
+    """Approximate the pseudo-inverses of a text's matrices, whose rows sum to 1, (B, H, M, M), by iteration.
+
+    Each step about cubes the error; it is that of Razavi et al., 2014, whom the paper follows.
+    """
     one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    inverse = matrix.mT / matrix.sum(-2).amax((1, 2))[:, None, None, None]
+    inverse = matrix.mT / matrix.sum(-2).amax((1, 2))[:, None, None, None]  # small enough for the steps to converge
     for _ in range(STEPS):
         product = matrix @ inverse
         inverse = inverse @ (13 * one - product @ (15 * one - product @ (7 * one - product))) / 4
@@ -161,7 +166,8 @@ class NystromformerSelfAttention(nn.Module):
     def __init__(self, config: NystromformerConfig):
         super().__init__()
         self.heads, self.head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-        self.landmarks = config.num_landmarks if config.num_landmarks != config.segment_means_seq_len else None
+        self.landmarks = config.num_landmarks
+        self.exact = config.num_landmarks == config.segment_means_seq_len
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
@@ -171,25 +177,24 @@ class NystromformerSelfAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x, rows = (x, layout) if self.landmarks is None else layout.unpack(x)
-        q, k, v = (self.split(project(x)) for project in (self.query, self.key, self.value))
-        if self.landmarks is not None:
-            out = self.approximate(q, k, v, rows, segments(rows, self.landmarks))
-            return layout.pack((out + self.along(v, rows)).transpose(1, 2).flatten(2))  # (B, T, E)
-        out = attend(q, k, v, layout).transpose(1, 2)
-        v, rows = layout.unpack(v.transpose(1, 2))
-        return (out + layout.pack(self.along(v.transpose(1, 2), rows).transpose(1, 2))).flatten(2)  # (B, T, E)
-
-    def split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+            for project in (self.query, self.key, self.value)
+        )
+        seen = attend(q, k, v, layout) if self.exact else self.approximate(q, k, v, layout)
+        return (seen + self.along(v, layout)).transpose(1, 2).flatten(2)  # (B, T, E)
 
     def along(self, v: Tensor, layout: Layout) -> Tensor:
         """Convolve the values of each text, (B, H, T, D); padding is as what lies beyond the ends: zero."""
-        return self.conv(v if layout.keep is None else v * layout.keep[:, None, :, None])
+        v, rows = layout.unpack(v.transpose(1, 2))
+        v = v if rows.keep is None else v * rows.keep[..., None, None]
+        return layout.pack(self.conv(v.transpose(1, 2)).transpose(1, 2)).transpose(1, 2)
 
-    def approximate(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, shares: Tensor) -> Tensor:
-        """Attend by way of landmarks, the means of the segments in `shares`, (B, M, T)."""
-        shares = shares[:, None].to(q.dtype)  # (B, 1, M, T)
+    def approximate(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Attend by way of landmarks, the means of a text's segments."""
+        q, k, v = (layout.unpack(x.transpose(1, 2))[0].transpose(1, 2) for x in (q, k, v))
+        rows = layout.unpack(layout.positions)[1]
+        shares = segments(rows, self.landmarks)[:, None].to(q.dtype)  # (B, 1, M, T)
         exists = shares.any(-1)[..., None, :]  # (B, 1, 1, M): a short text has fewer
         exists = exists | ~exists.any(-1, keepdim=True)  # a row of nothing but padding: no NaN
         q = q * self.head_size**-0.5
@@ -197,13 +202,13 @@ class NystromformerSelfAttention(nn.Module):
         to_few = (q @ few_k.mT).masked_fill(~exists, float("-inf")).softmax(-1)  # (B, H, T, M)
         among = (few_q @ few_k.mT).masked_fill(~exists, float("-inf")).softmax(-1) * exists.mT  # (B, H, M, M)
         from_few = few_q @ k.mT  # (B, H, M, T)
-        if layout.keep is not None:
-            empty = ~layout.keep.any(-1, keepdim=True)
-            from_few = from_few.masked_fill(~(layout.keep | empty)[:, None, None], float("-inf"))
+        if rows.keep is not None:
+            empty = ~rows.keep.any(-1, keepdim=True)
+            from_few = from_few.masked_fill(~(rows.keep | empty)[:, None, None], float("-inf"))
         from_few = from_few.softmax(-1)
         weights = to_few @ invert(among)  # (B, H, T, M)
         report_attention(lambda: weights @ from_few)
-        return weights @ (from_few @ v)
+        return layout.pack((weights @ (from_few @ v)).transpose(1, 2)).transpose(1, 2)
 
 
 class NystromformerResidual(nn.Module):

@@ -13,6 +13,7 @@ Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabula
 tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -30,8 +31,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,

@@ -10,6 +10,7 @@ Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabula
 tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -27,8 +28,9 @@ Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -38,7 +40,7 @@ EPS = 1e-12  # of the layers' norms; the format's key is for the embeddings' one
 
 
 class SqueezeBertConfig(Config):
-    """The configuration of BERT; the defaults are those of squeezebert-uncased."""
+    """The configuration of SqueezeBERT; the defaults are those of squeezebert-uncased."""
 
     model_type = "squeezebert"
     inert = {
@@ -143,7 +145,7 @@ class SqueezeBertSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
-            project(x.mT).unflatten(1, (self.heads, -1)).mT.contiguous()  # (B, H, T, D)
+            project(x.mT).unflatten(1, (self.heads, -1)).mT.contiguous()  # (B, H, T, D), as the kernels read it fastest
             for project in (self.query, self.key, self.value)
         )
         x = attend(q, k, v, layout, dropout=self.dropout if self.training else 0.0)
@@ -223,7 +225,6 @@ class SqueezeBertPreTrainedModel(Model):
     prefix = "transformer"
     stack = "encoder.layers"
     optional = ("pooler",)  # checkpoints of token-level tasks have none
-    legacy_names = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # TensorFlow's, of 2018
 
 
 class SqueezeBertModel(SqueezeBertPreTrainedModel):

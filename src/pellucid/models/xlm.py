@@ -13,8 +13,9 @@ Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabula
 tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 
 from ..attention import attend
 from ..config import Config
-from ..layout import Layout
+from ..errors import InputError
+from ..layout import Layout, pick
 from ..model import Model
-from ..outputs import Hidden, Logits, Spans
+from ..outputs import BeamSpans, Hidden, Logits, Spans
 
 Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 
@@ -72,6 +74,8 @@ class XLMConfig(Config):
     summary_activation: str | None = None
     summary_first_dropout: float = 0.1
     summary_last_dropout: float = 0.0
+    start_n_top: int = 5  # beams over the first tokens of answers, and over the last ones for each of them
+    end_n_top: int = 5
     pad_token_id: int | None = 2
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 1
@@ -83,6 +87,8 @@ class XLMConfig(Config):
             yield f"emb_dim ({self.emb_dim}) is not a multiple of n_heads ({self.n_heads})"
         if self.n_langs < 1:
             yield f"n_langs is {self.n_langs}; expected 1 or more"
+        if min(self.start_n_top, self.end_n_top) < 1:
+            yield f"start_n_top and end_n_top are {self.start_n_top} and {self.end_n_top}; expected 1 or more"
         if self.summary_type not in ("first", "last", "mean"):
             yield f"summary_type is {self.summary_type!r}; only first, last and mean are implemented"
         if self.summary_activation not in (None, "tanh"):
@@ -109,6 +115,12 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
 
 
+def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the `count` likeliest tokens, (..., T): probabilities and places; past the last, 0 and the first's place."""
+    found, places = F.pad(scores, (0, max(0, count - scores.shape[-1]))).topk(count)
+    return found, places.where(found > 0, places[..., :1])
+
+
 # twin: bert.flatten_choices
 def flatten_choices(x: Given) -> Given:
     """(B, C, T, ...) to (B * C, T, ...): each choice a text of its own. What is no tensor stays."""
@@ -129,10 +141,7 @@ class XLMAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size = config.n_heads, config.emb_dim // config.n_heads
         self.dropout = config.attention_dropout
-        self.q_lin = nn.Linear(config.emb_dim, config.emb_dim)
-        self.k_lin = nn.Linear(config.emb_dim, config.emb_dim)
-        self.v_lin = nn.Linear(config.emb_dim, config.emb_dim)
-        self.out_lin = nn.Linear(config.emb_dim, config.emb_dim)
+        self.q_lin, self.k_lin, self.v_lin, self.out_lin = (nn.Linear(config.emb_dim, config.emb_dim) for _ in range(4))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
@@ -183,18 +192,37 @@ class XLMPreTrainedModel(Model):
     prefix = "transformer"
     stack = "layer"
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.accepts += ("lengths",)
+
+    def __call__(self, *args: Any, lengths: Tensor | None = None, **inputs: Any) -> Any:
+        """Run `forward`; `lengths`, (B,), says instead of a mask how many tokens from the left of a row are its text.
+
+        Raises:
+            InputError: for lengths that do not fit the input, or beside a mask.
+        """
+        if lengths is not None:
+            inputs, args = dict(zip(self.accepts, args, strict=False)) | inputs, args[len(self.accepts) :]
+            if inputs.get("attention_mask") is not None:
+                raise InputError("attention_mask and lengths both say what is padding; give one of them.")
+            ids, words = inputs.get("input_ids"), inputs.get("inputs_embeds")
+            *batch, length = self.one_of(input_ids=ids, inputs_embeds=words).shape[: None if words is None else -1]
+            inputs["attention_mask"] = mask = (torch.arange(length, device=lengths.device) < lengths[..., None]).long()
+            if list(lengths.shape) != batch or not (torch.compiler.is_compiling() or mask.sum(-1).equal(lengths)):
+                raise InputError(f"lengths is {lengths}; expected one number a text, 0 to {length}.")
+        return super().__call__(*args, **inputs)
+
     @torch.no_grad()
     def init_module(self, module: nn.Module, only: Collection[str] | None = None) -> None:
         """Draw the parameters that a module holds itself; embeddings and other weights have a spread each."""
         super().init_module(module, only)
-        if only is not None:
-            return  # a new head
-        if isinstance(module, nn.Embedding):
+        if only is None and isinstance(module, nn.Linear):  # else it is a new head
+            module.weight.normal_(0.0, self.config.init_std)
+        elif only is None and isinstance(module, nn.Embedding):
             module.weight.normal_(0.0, self.config.embed_init_std)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
-        elif isinstance(module, nn.Linear):
-            module.weight.normal_(0.0, self.config.init_std)
 
 
 class XLMModel(XLMPreTrainedModel):
@@ -256,17 +284,6 @@ class XLMModel(XLMPreTrainedModel):
         return Hidden(last_hidden_state=x)
 
 
-class XLMPredLayer(nn.Module):
-    """Scores over the vocabulary; the projection's weight is the word embedding's."""
-
-    def __init__(self, config: XLMConfig):
-        super().__init__()
-        self.proj = nn.Linear(config.emb_dim, config.vocab_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
-
-
 class XLMWithLMHeadModel(XLMPreTrainedModel):
     """Scores over the vocabulary for every token, to fill in masked ones."""
 
@@ -275,7 +292,7 @@ class XLMWithLMHeadModel(XLMPreTrainedModel):
     def __init__(self, config: XLMConfig):
         super().__init__(config)
         self.transformer = XLMModel(config)
-        self.pred_layer = XLMPredLayer(config)
+        self.pred_layer = nn.Sequential(OrderedDict(proj=nn.Linear(config.emb_dim, config.vocab_size)))
         self.init_weights()
 
     def forward(
@@ -428,6 +445,107 @@ class XLMForQuestionAnsweringSimple(XLMPreTrainedModel):
         return Spans(loss=loss, start_logits=start, end_logits=end)
 
 
+class PairLogits(nn.Module):
+    """Scores two vectors together, with a norm on the way and a bias at its end, or without both."""
+
+    def __init__(self, size: int, eps: float | None = None):
+        super().__init__()
+        self.dense_0 = nn.Linear(2 * size, size)
+        self.LayerNorm = nn.Identity() if eps is None else nn.LayerNorm(size, eps=eps)
+        self.dense_1 = nn.Linear(size, 1, bias=eps is not None)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        x = torch.cat(torch.broadcast_tensors(one, other), dim=-1)  # (..., 2E)
+        return self.dense_1(self.LayerNorm(torch.tanh(self.dense_0(x)))).squeeze(-1)  # (...)
+
+
+class XLMSQuADHead(nn.Module):
+    """Scores tokens as the first of an answer, as its last when the first is known, and texts as without an answer."""
+
+    def __init__(self, config: XLMConfig):
+        super().__init__()
+        self.config = config
+        self.start_logits = nn.Sequential(OrderedDict(dense=nn.Linear(config.hidden_size, 1)))
+        self.end_logits = PairLogits(config.hidden_size, config.layer_norm_eps)
+        self.answer_class = PairLogits(config.hidden_size)
+
+    @staticmethod
+    def read(x: Tensor, layout: Layout, cls: Tensor | None, p_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Give each text a row, (B, T, E), and say which tokens are `allowed`, (B, T), and what [CLS] is, (B, E)."""
+        x, rows = layout.unpack(x)
+        allowed = torch.ones_like(rows.positions, dtype=torch.bool) if rows.keep is None else rows.keep
+        head = rows.last(x) if cls is None else pick(x, cls.flatten(), allowed, "cls_index")
+        return x, allowed if p_mask is None else allowed & ~layout.unpack(p_mask.bool())[0], head
+
+    def loss(
+        self, x: Tensor, allowed: Tensor, cls: Tensor, start: Tensor, end: Tensor, none: Tensor | None
+    ) -> BeamSpans:
+        """Learn where an answer begins and ends, (B,), and for which texts there is `none`; see `beams`."""
+        lowest, start, end = torch.finfo(x.dtype).min, start.flatten(), end.flatten()
+        first, _ = pick(x, start, allowed, "start_positions"), pick(x, end, allowed, "end_positions")  # (B, E)
+        starts = self.start_logits(x).squeeze(-1).masked_fill(~allowed, lowest)  # (B, T)
+        ends = self.end_logits(x, first[:, None]).masked_fill(~allowed, lowest)  # (B, T)
+        loss = F.cross_entropy(starts, start) + F.cross_entropy(ends, end)
+        if none is not None:
+            loss = loss + F.binary_cross_entropy_with_logits(self.answer_class(first, cls), none.flatten().to(x.dtype))
+        return BeamSpans(loss=loss / 2)
+
+    def beams(self, x: Tensor, allowed: Tensor, cls: Tensor) -> BeamSpans:
+        """Search in texts, (B, T, E), among the tokens `allowed`, (B, T); `cls`, (B, E), stands for a whole text."""
+        lowest = torch.finfo(x.dtype).min
+        scores = self.start_logits(x).squeeze(-1).masked_fill(~allowed, lowest).softmax(-1)  # (B, T)
+        starts, first = likeliest(scores, self.config.start_n_top)  # (B, S)
+        begun = x[torch.arange(len(x), device=x.device)[:, None], first]  # (B, S, E)
+        pairs = self.end_logits(x[:, None], begun[:, :, None])  # (B, S, T)
+        ends, last = likeliest(pairs.masked_fill(~allowed[:, None], lowest).softmax(-1), self.config.end_n_top)
+        return BeamSpans(
+            start_top_log_probs=starts,
+            start_top_index=first,
+            end_top_log_probs=ends.mT.flatten(1),  # (B, N * S)
+            end_top_index=last.mT.flatten(1),
+            cls_logits=self.answer_class((scores[:, None] @ x)[:, 0], cls),  # (B,)
+        )
+
+
+class XLMForQuestionAnswering(XLMPreTrainedModel):
+    """Finds the answer to a question in a text: where it begins, where it then ends, and whether there is one."""
+
+    def __init__(self, config: XLMConfig):
+        super().__init__(config)
+        self.transformer = XLMModel(config)
+        self.qa_outputs = XLMSQuADHead(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        is_impossible: Tensor | None = None,
+        cls_index: Tensor | None = None,
+        p_mask: Tensor | None = None,
+    ) -> BeamSpans:
+        """Search for answers, or learn them.
+
+        An answer is learned from `start_positions` and `end_positions`, (B,), tokens of the row; and whether there is
+        one, from `is_impossible`, (B,), 1 if not, and `cls_index`, (B,), the token that tells, by default the last.
+        `p_mask`: (B, T), 1 on tokens that no answer begins or ends with, such as the question's.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        hidden = self.transformer(input_ids, layout, langs, token_type_ids, position_ids, inputs_embeds)
+        scene = self.qa_outputs.read(hidden.last_hidden_state, layout, cls_index, p_mask)
+        if start_positions is None or end_positions is None:
+            return self.qa_outputs.beams(*scene)
+        if is_impossible is not None and cls_index is None:
+            raise InputError("is_impossible is learned from the token at cls_index; give both, or neither.")
+        return self.qa_outputs.loss(*scene, start_positions, end_positions, is_impossible)
+
+
 # --- FlauBERT: the same network, trained on French --------------------------------------------------------------------
 
 
@@ -472,5 +590,11 @@ class FlaubertForTokenClassification(XLMForTokenClassification):
 
 class FlaubertForQuestionAnsweringSimple(XLMForQuestionAnsweringSimple):
     """See XLMForQuestionAnsweringSimple."""
+
+    config_class = FlaubertConfig
+
+
+class FlaubertForQuestionAnswering(XLMForQuestionAnswering):
+    """See XLMForQuestionAnswering."""
 
     config_class = FlaubertConfig

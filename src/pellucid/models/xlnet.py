@@ -17,7 +17,9 @@ is (1, N) tokens with a layout; what is one row a text, (B, ...), is then one ro
 """
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -27,17 +29,18 @@ from torch import Tensor, nn
 from ..attention import attend
 from ..config import Config
 from ..errors import InputError
-from ..layout import Layout
+from ..layout import Layout, pick
 from ..model import Model
-from ..outputs import Hidden, Logits, Spans
+from ..outputs import BeamSpans, Hidden, Logits, Spans
 
 Given = TypeVar("Given", Tensor, Tensor | None, Tensor | Layout | None)
 
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -86,7 +89,7 @@ class XLNetConfig(Config):
     same_length: bool = False
     use_mems_eval: bool = True
     use_mems_train: bool = False
-    start_n_top: int = 5  # of beams over spans, as the next
+    start_n_top: int = 5  # beams over the first tokens of answers, and over the last ones for each of them
     end_n_top: int = 5
     pad_token_id: int | None = 5
     bos_token_id: int | None = 1
@@ -110,6 +113,8 @@ class XLNetConfig(Config):
         if self.summary_activation not in (None, *ACTIVATIONS):
             known = ", ".join(ACTIVATIONS)
             yield f"summary_activation is {self.summary_activation!r}; expected one of {known}, or null"
+        if min(self.start_n_top, self.end_n_top) < 1:
+            yield f"start_n_top and end_n_top are {self.start_n_top} and {self.end_n_top}; expected 1 or more"
         if self.summary_type not in ("last", "first", "mean"):
             yield f"summary_type is {self.summary_type!r}; expected 'last', 'first' or 'mean'"
 
@@ -132,6 +137,13 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
     length = logits.shape[1]
     return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
+
+
+# twin: xlm.likeliest
+def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the `count` likeliest tokens, (..., T): probabilities and places; past the last, 0 and the first's place."""
+    found, places = F.pad(scores, (0, max(0, count - scores.shape[-1]))).topk(count)
+    return found, places.where(found > 0, places[..., :1])
 
 
 # twin: bert.flatten_choices
@@ -224,7 +236,7 @@ class XLNetRelativeAttention(nn.Module):
             unseen = torch.finfo(scores.dtype).min / 2  # not infinite: some tokens see nothing
             scores = scores + unseen * hidden[:, None]
         q, dropout = q + self.r_w_bias[:, None], self.drop if self.training else 0.0
-        return attend(q, k, v, scene.rows, scale=self.scale, bias=lambda q, k: scores, dropout=dropout)
+        return attend(q, k, v, scene.rows, scale=self.scale, bias=lambda q, k, apart: scores, dropout=dropout)
 
     def finish(self, seen: Tensor, residual: Tensor) -> Tensor:
         """Join the heads, (B, T, H, D), and add: (B, T, E)."""
@@ -484,3 +496,97 @@ class XLNetForQuestionAnsweringSimple(XLNetPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
         return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
+# twin: xlm.PairLogits
+class PairLogits(nn.Module):
+    """Scores two vectors together, with a norm on the way and a bias at its end, or without both."""
+
+    def __init__(self, size: int, eps: float | None = None):
+        super().__init__()
+        self.dense_0 = nn.Linear(2 * size, size)
+        self.LayerNorm = nn.Identity() if eps is None else nn.LayerNorm(size, eps=eps)
+        self.dense_1 = nn.Linear(size, 1, bias=eps is not None)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        x = torch.cat(torch.broadcast_tensors(one, other), dim=-1)  # (..., 2E)
+        return self.dense_1(self.LayerNorm(torch.tanh(self.dense_0(x)))).squeeze(-1)  # (...)
+
+
+class XLNetForQuestionAnswering(XLNetPreTrainedModel):
+    """Finds the answer to a question in a text: where it begins, where it then ends, and whether there is one."""
+
+    def __init__(self, config: XLNetConfig):
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        self.start_logits = nn.Sequential(OrderedDict(dense=nn.Linear(config.hidden_size, 1)))
+        self.end_logits = PairLogits(config.hidden_size, config.layer_norm_eps)
+        self.answer_class = PairLogits(config.hidden_size)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        is_impossible: Tensor | None = None,
+        cls_index: Tensor | None = None,
+        p_mask: Tensor | None = None,
+    ) -> BeamSpans:
+        """Search for answers, or learn them.
+
+        An answer is learned from `start_positions` and `end_positions`, (B,), tokens of the row; and whether there is
+        one, from `is_impossible`, (B,), 1 if not, and `cls_index`, (B,), the token that tells, by default the last.
+        `p_mask`: (B, T), 1 on tokens that no answer begins or ends with, such as the question's.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        hidden = self.transformer(input_ids, layout, token_type_ids, inputs_embeds=inputs_embeds)
+        scene = self.read(hidden.last_hidden_state, layout, cls_index, p_mask)
+        if start_positions is None or end_positions is None:
+            return self.beams(*scene)
+        if is_impossible is not None and cls_index is None:
+            raise InputError("is_impossible is learned from the token at cls_index; give both, or neither.")
+        return self.loss(*scene, start_positions, end_positions, is_impossible)
+
+    @staticmethod
+    # twin: xlm.XLMSQuADHead.read
+    def read(x: Tensor, layout: Layout, cls: Tensor | None, p_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Give each text a row, (B, T, E), and say which tokens are `allowed`, (B, T), and what [CLS] is, (B, E)."""
+        x, rows = layout.unpack(x)
+        allowed = torch.ones_like(rows.positions, dtype=torch.bool) if rows.keep is None else rows.keep
+        head = rows.last(x) if cls is None else pick(x, cls.flatten(), allowed, "cls_index")
+        return x, allowed if p_mask is None else allowed & ~layout.unpack(p_mask.bool())[0], head
+
+    # twin: xlm.XLMSQuADHead.loss
+    def loss(
+        self, x: Tensor, allowed: Tensor, cls: Tensor, start: Tensor, end: Tensor, none: Tensor | None
+    ) -> BeamSpans:
+        """Learn where an answer begins and ends, (B,), and for which texts there is `none`; see `beams`."""
+        lowest, start, end = torch.finfo(x.dtype).min, start.flatten(), end.flatten()
+        first, _ = pick(x, start, allowed, "start_positions"), pick(x, end, allowed, "end_positions")  # (B, E)
+        starts = self.start_logits(x).squeeze(-1).masked_fill(~allowed, lowest)  # (B, T)
+        ends = self.end_logits(x, first[:, None]).masked_fill(~allowed, lowest)  # (B, T)
+        loss = F.cross_entropy(starts, start) + F.cross_entropy(ends, end)
+        if none is not None:
+            loss = loss + F.binary_cross_entropy_with_logits(self.answer_class(first, cls), none.flatten().to(x.dtype))
+        return BeamSpans(loss=loss / 2)
+
+    # twin: xlm.XLMSQuADHead.beams
+    def beams(self, x: Tensor, allowed: Tensor, cls: Tensor) -> BeamSpans:
+        """Search in texts, (B, T, E), among the tokens `allowed`, (B, T); `cls`, (B, E), stands for a whole text."""
+        lowest = torch.finfo(x.dtype).min
+        scores = self.start_logits(x).squeeze(-1).masked_fill(~allowed, lowest).softmax(-1)  # (B, T)
+        starts, first = likeliest(scores, self.config.start_n_top)  # (B, S)
+        begun = x[torch.arange(len(x), device=x.device)[:, None], first]  # (B, S, E)
+        pairs = self.end_logits(x[:, None], begun[:, :, None])  # (B, S, T)
+        ends, last = likeliest(pairs.masked_fill(~allowed[:, None], lowest).softmax(-1), self.config.end_n_top)
+        return BeamSpans(
+            start_top_log_probs=starts,
+            start_top_index=first,
+            end_top_log_probs=ends.mT.flatten(1),  # (B, N * S)
+            end_top_index=last.mT.flatten(1),
+            cls_logits=self.answer_class((scores[:, None] @ x)[:, 0], cls),  # (B,)
+        )

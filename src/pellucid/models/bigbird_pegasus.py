@@ -1,0 +1,590 @@
+"""BigBirdPegasus: BART with pre-norm for long sources, of which blocks look at few others.
+
+Papers: Zaheer et al., 2020, "Big Bird: Transformers for Longer Sequences", https://arxiv.org/abs/2007.14062
+Zhang et al., 2019, "PEGASUS: Pre-training with Extracted Gap-sentences for Abstractive Summarization",
+https://arxiv.org/abs/1912.08777
+
+What sets it apart from BART:
+  - the encoder reads sources of more than 5 + 2 `num_random_blocks` blocks sparsely, as big_bird.py does: a block of
+    `block_size` tokens looks at its neighbours, the first, the last and some others, the first and the last at all.
+    Whether it is read sparsely, and which block is its last, each source decides by its own length
+  - a norm before each part of a layer instead of after it, and one after the last layer; none of the embeddings
+  - positions count from 0; attention has no biases unless `use_bias` says so
+
+Shapes: B batch, S tokens of the source, T of the target, E hidden, H heads, D head size, V vocabulary, L labels; in
+blocks, N blocks of S tokens, K blocks seen by a block. Packed batches are (1, N) tokens with a layout, of sources and
+targets alike.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import Blocks, attend, attend_blocks
+from ..cache import Cache, Source
+from ..config import Config
+from ..errors import InputError
+from ..layout import Layout
+from ..model import Model
+from ..outputs import Hidden, Logits, Seq2SeqHidden, Seq2SeqLogits, Seq2SeqSpans
+
+# twin: bert.ACTIVATIONS
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class BigBirdPegasusConfig(Config):
+    """The configuration of BigBirdPegasus; the defaults are those of bigbird-pegasus-large-arxiv."""
+
+    model_type = "bigbird_pegasus"
+    inert = {"add_cross_attention": False, "cross_attention_hidden_size": None, "pruned_heads": {}}
+    aliases = {
+        "attention_probs_dropout_prob": "attention_dropout",
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
+    }
+
+    vocab_size: int = 96103
+    max_position_embeddings: int = 4096
+    d_model: int = 1024
+    encoder_layers: int = 16
+    encoder_ffn_dim: int = 4096
+    encoder_attention_heads: int = 16
+    decoder_layers: int = 16
+    decoder_ffn_dim: int = 4096
+    decoder_attention_heads: int = 16
+    encoder_layerdrop: float = 0.0
+    decoder_layerdrop: float = 0.0
+    activation_function: str = "gelu_new"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    init_std: float = 0.02
+    scale_embedding: bool = True
+    attention_type: str = "block_sparse"  # of the encoder
+    block_size: int = 64
+    num_random_blocks: int = 3
+    use_bias: bool = False  # of all attention
+    is_encoder_decoder: bool = True  # what the class does says which it is
+    is_decoder: bool = False
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 1
+    decoder_start_token_id: int | None = 2
+
+    @property
+    def initializer_range(self) -> float:
+        """The deviation of new weights."""
+        return self.init_std
+
+    @property
+    def longest_full(self) -> float:
+        """The most tokens of a text whose attention is not sparse."""
+        sparse = self.attention_type == "block_sparse"
+        return (5 + 2 * self.num_random_blocks) * self.block_size if sparse else math.inf
+
+    def faults(self):
+        """Yield what is impossible."""
+        yield from super().faults()
+        for side in ("encoder", "decoder"):
+            heads = getattr(self, f"{side}_attention_heads")
+            if self.d_model % heads:
+                yield f"d_model ({self.d_model}) is not a multiple of {side}_attention_heads ({heads})"
+        if self.activation_function not in ACTIVATIONS:
+            yield f"activation_function is {self.activation_function!r}; expected one of {', '.join(ACTIVATIONS)}"
+        if self.attention_type not in ("block_sparse", "original_full"):
+            yield f"attention_type is {self.attention_type!r}; expected 'block_sparse' or 'original_full'"
+        if self.num_random_blocks < 0:
+            yield f"num_random_blocks is {self.num_random_blocks}; expected a count"
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = not labels.is_floating_point()
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+    if problem_type.startswith("multi_label"):
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels.flatten())
+
+
+# twin: bert.span_loss
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = logits.shape[1]
+    return F.cross_entropy(logits, positions.flatten().clamp(0, length), ignore_index=length)
+
+
+# twin: bart.shift_right
+def shift_right(ids: Tensor, layout: Layout, config: Config) -> Tensor:
+    """Put the start token before each text, (B, T), and leave out its last; -100 becomes padding."""
+    start, pad = config.decoder_start_token_id, config.pad_token_id
+    if start is None or pad is None:
+        raise InputError("The config has no decoder_start_token_id or no pad_token_id; pass decoder_input_ids.")
+    shifted = torch.cat([ids[:, :1], ids[:, :-1]], dim=1)
+    return torch.where(layout.positions == 0, start, shifted.masked_fill(shifted == -100, pad))
+
+
+# twin: big_bird.find_blocks
+def find_blocks(layout: Layout, size: int, random: int, heads: int, seed: int | None) -> Blocks:
+    """Find which blocks of a text see which; without a seed, the random ones all are the first."""
+    lengths = layout.spans  # (B,)
+    last = ((lengths - 1) // size).clamp(min=0)[:, None]  # (B, 1)
+    longest = max(layout.lengths or layout.positions.shape[1:])
+    numbers = torch.arange(-(-longest // size), device=last.device)  # (N,)
+    own = numbers.expand(len(last), -1)  # (B, N)
+    first, always = torch.zeros_like(own), torch.ones_like(own, dtype=torch.bool)
+    seen = torch.stack([first, own - 1, own, own + 1, last.expand_as(own)], dim=-1).clamp(0, len(numbers) - 1)
+    counts = torch.stack([always, own > 1, always, own + 1 < last, always], dim=-1)  # the ends once
+    if seed is None:
+        others = seen.new_zeros(len(last), heads, len(numbers), random)
+    else:
+        chances = torch.rand(heads, len(numbers), len(numbers), generator=torch.Generator().manual_seed(seed))
+        taken = (numbers > last)[:, None].expand(-1, len(numbers), -1).scatter(-1, seen, True)  # (B, N, N)
+        others = chances.to(last.device).masked_fill(taken[:, None], -1).topk(random).indices
+    seen = torch.cat([seen[:, None].expand(-1, heads, -1, -1), others], dim=-1)
+    counts = torch.cat([counts[:, None].expand(-1, heads, -1, -1), torch.ones_like(others, dtype=torch.bool)], dim=-1)
+    most = 5 + 2 * random
+    short = (lengths <= most * size)[:, None, None, None]
+    if torch.compiler.is_compiling() or bool(short.any()):  # they see all blocks that they can have
+        seen = torch.where(short, numbers[:most], F.pad(seen, (0, random)))
+        counts = short | F.pad(counts, (0, random))
+    return Blocks(size, seen, counts, torch.cat([torch.zeros_like(last), last], dim=1))
+
+
+class BigBirdPegasusEncoderSelfAttention(nn.Module):
+    """Attention of a source to itself, full or sparse, without its output projection."""
+
+    def __init__(self, config: BigBirdPegasusConfig, layer: int):
+        super().__init__()
+        self.heads, self.head_size = config.encoder_attention_heads, config.d_model // config.encoder_attention_heads
+        self.dropout, self.layer = config.attention_dropout, layer
+        self.block, self.random = config.block_size, config.num_random_blocks
+        self.longest_full = config.longest_full
+        self.query = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.key = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.value = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+
+    # twin: big_bird.BigBirdSelfAttention.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+            for project in (self.query, self.key, self.value)
+        )
+        if max(layout.lengths or x.shape[1:2]) > self.longest_full:
+            blocks = find_blocks(layout, self.block, self.random, self.heads, self.layer if self.training else None)
+            x = attend_blocks(q, k, v, layout, blocks)  # in training, too, no weight is dropped
+        else:
+            x = attend(q, k, v, layout, dropout=self.dropout if self.training else 0.0)
+        return x.transpose(1, 2).flatten(2)  # (B, T, E)
+
+
+class BigBirdPegasusEncoderAttention(nn.Module):
+    """Attention of a source to itself."""
+
+    def __init__(self, config: BigBirdPegasusConfig, layer: int):
+        super().__init__()
+        self.self = BigBirdPegasusEncoderSelfAttention(config, layer)
+        self.output = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return self.output(self.self(x, layout))
+
+
+class BigBirdPegasusDecoderAttention(nn.Module):
+    """Attention of a target to itself, or to what the encoder has read."""
+
+    def __init__(self, config: BigBirdPegasusConfig, index: int, *, causal: bool = False):
+        super().__init__()
+        self.heads, self.dropout = config.decoder_attention_heads, config.attention_dropout
+        self.index, self.causal = index, causal
+        self.k_proj = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.v_proj = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.q_proj = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.out_proj = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+
+    # twin: bart.BartAttention.forward
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None = None, source: Source | None = None) -> Tensor:
+        q, dropout = self.split(self.q_proj(x)), self.dropout if self.training else 0.0
+        if source is None:
+            k, v = self.split(self.k_proj(x)), self.split(self.v_proj(x))  # (B, H, T, D)
+            if cache is not None:
+                k, v = cache.update(self.index, k, v)
+            x = attend(q, k, v, layout, causal=self.causal, dropout=dropout)
+        else:
+            kept = None if cache is None else cache.source_keys(self.index)
+            k, v = kept or (self.split(self.k_proj(source.states)), self.split(self.v_proj(source.states)))
+            if cache is not None and kept is None:
+                cache.set_source_keys(self.index, k, v)  # (B, H, S, D)
+            x = attend(q, k, v, layout, source=source.layout, dropout=dropout)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Give each head its part: (B, T, E) to (B, H, T, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class BigBirdPegasusEncoderLayer(nn.Module):
+    """One layer: attention, then feed-forward, each of a norm of what it is added to."""
+
+    def __init__(self, config: BigBirdPegasusConfig, index: int):
+        super().__init__()
+        self.self_attn = BigBirdPegasusEncoderAttention(config, index)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.activation = config.activation_function
+        self.dropout, self.inner_dropout = nn.Dropout(config.dropout), nn.Dropout(config.activation_dropout)
+
+    # twin: blenderbot.BlenderbotEncoderLayer.forward
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), layout))
+        inner = self.inner_dropout(ACTIVATIONS[self.activation](self.fc1(self.final_layer_norm(x))))
+        return x + self.dropout(self.fc2(inner))
+
+
+class BigBirdPegasusDecoderLayer(nn.Module):
+    """One layer: attention to what was written, attention to the source, feed-forward."""
+
+    def __init__(self, config: BigBirdPegasusConfig, index: int):
+        super().__init__()
+        self.self_attn = BigBirdPegasusDecoderAttention(config, index, causal=True)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.encoder_attn = BigBirdPegasusDecoderAttention(config, index)
+        self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.fc1 = nn.Linear(config.d_model, config.decoder_ffn_dim)
+        self.fc2 = nn.Linear(config.decoder_ffn_dim, config.d_model)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.activation = config.activation_function
+        self.dropout, self.inner_dropout = nn.Dropout(config.dropout), nn.Dropout(config.activation_dropout)
+
+    # twin: blenderbot.BlenderbotDecoderLayer.forward
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), layout, cache))
+        if source is not None:
+            x = x + self.dropout(self.encoder_attn(self.encoder_attn_layer_norm(x), layout, cache, source))
+        inner = self.inner_dropout(ACTIVATIONS[self.activation](self.fc1(self.final_layer_norm(x))))
+        return x + self.dropout(self.fc2(inner))
+
+
+class BigBirdPegasusPreTrainedModel(Model):
+    """What all classes of this file share."""
+
+    config: BigBirdPegasusConfig
+    config_class = BigBirdPegasusConfig
+    prefix = "model"
+    stack = "decoder.layers"
+    source_stack = "encoder.layers"
+    tied = {
+        "model.encoder.embed_tokens.weight": "model.shared.weight",
+        "model.decoder.embed_tokens.weight": "model.shared.weight",
+        "lm_head.weight": "model.shared.weight",
+    }
+
+
+class BigBirdPegasusEncoder(BigBirdPegasusPreTrainedModel):
+    """The half that reads the source."""
+
+    stack, source_stack = "layers", ""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.d_model)
+        self.layers = nn.ModuleList(BigBirdPegasusEncoderLayer(config, i) for i in range(config.encoder_layers))
+        self.layernorm_embedding = nn.LayerNorm(config.d_model)  # of the last layer, whatever its name says
+        self.dropout = nn.Dropout(config.dropout)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Hidden:
+        """Read a batch; the arguments are those of `BigBirdPegasusModel`."""
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, S, E)
+        x = x * math.sqrt(self.config.d_model) if self.config.scale_embedding else x
+        x = self.dropout(x + self.embed_positions(layout.positions))
+        for layer in self.layers:
+            if not self.training or torch.rand(()) >= self.config.encoder_layerdrop:
+                x = layer(x, layout)
+        return Hidden(last_hidden_state=self.layernorm_embedding(x))
+
+
+class BigBirdPegasusDecoder(BigBirdPegasusPreTrainedModel):
+    """The half that writes."""
+
+    stack, source_stack = "layers", ""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.d_model)
+        self.layers = nn.ModuleList(BigBirdPegasusDecoderLayer(config, i) for i in range(config.decoder_layers))
+        self.layernorm_embedding = nn.LayerNorm(config.d_model)  # of the last layer, whatever its name says
+        self.dropout = nn.Dropout(config.dropout)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        source: Source | None = None,
+    ) -> Hidden:
+        """Read what was written, and look at the source, if there is one."""
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask, cache)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
+        x = x * math.sqrt(self.config.d_model) if self.config.scale_embedding else x
+        x = self.dropout(x + self.embed_positions(layout.positions))
+        for layer in self.layers:
+            if not self.training or torch.rand(()) >= self.config.decoder_layerdrop:
+                x = layer(x, layout, cache, source)
+        return Hidden(last_hidden_state=self.layernorm_embedding(x))
+
+
+class BigBirdPegasusModel(BigBirdPegasusPreTrainedModel):
+    """Both halves without a task head."""
+
+    tied = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        self.encoder = BigBirdPegasusEncoder(config)
+        self.decoder = BigBirdPegasusDecoder(config)
+        self.init_weights()
+
+    # twin: bart.BartModel.forward
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | Layout | None = None,
+        encoder_outputs: Hidden | tuple[Tensor, ...] | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Seq2SeqHidden:
+        """Read a source and what was written of its target.
+
+        Args:
+            input_ids: ids of the source, (B, S).
+            attention_mask: (B, S), 1 for real tokens and 0 for padding; None when nothing is padded; or a layout.
+            decoder_input_ids: ids of the target, (B, T); without, the source shifted by one, as in pre-training.
+            decoder_attention_mask: (B, T), likewise.
+            encoder_outputs: what the encoder returned, instead of `input_ids`.
+            inputs_embeds: word embeddings of the source, (B, S, E), instead of `input_ids`.
+            decoder_inputs_embeds: word embeddings of the target, (B, T, E), instead of `decoder_input_ids`.
+            cache: what was read before, the source included; these tokens are added to it.
+        """
+        source = None if cache is None else cache.source
+        if source is None:
+            read = encoder_outputs or self.encoder(input_ids, attention_mask, inputs_embeds)
+            states = read[0]  # (B, S, E)
+            source = Source(states, Layout.of(states, attention_mask))
+            if cache is not None:
+                cache.source = source
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is None:
+                raise InputError("The target is missing: pass decoder_input_ids, or decoder_inputs_embeds.")
+            decoder_attention_mask = Layout.of(input_ids, attention_mask)
+            decoder_input_ids = shift_right(input_ids, decoder_attention_mask, self.config)
+        written = self.decoder(decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds, cache, source)
+        return Seq2SeqHidden(last_hidden_state=written.last_hidden_state, encoder_last_hidden_state=source.states)
+
+
+class BigBirdPegasusForConditionalGeneration(BigBirdPegasusPreTrainedModel):
+    """Writes a target, such as a summary or a translation."""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.model = BigBirdPegasusModel(config)
+        self.final_logits_bias = nn.Parameter(torch.zeros(1, config.vocab_size), requires_grad=False)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.init_weights()
+
+    # twin: bart.BartForConditionalGeneration.forward
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | Layout | None = None,
+        encoder_outputs: Hidden | tuple[Tensor, ...] | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Seq2SeqLogits:
+        """Score what comes next; `labels`: (B, T), the target, -100 where there is nothing to learn.
+
+        Without `decoder_input_ids`, those are the labels, shifted by one. `logits_to_keep` says after how many last
+        tokens to score; 0 for all.
+        """
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if labels is None:
+                raise InputError("The target is missing: pass labels= to train, or decoder_input_ids= to score.")
+            layout = Layout.of(labels, decoder_attention_mask)
+            decoder_input_ids = shift_right(labels, layout, self.config)
+        out = self.model(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_outputs,
+            inputs_embeds,
+            decoder_inputs_embeds,
+            cache,
+        )
+        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:]) + self.final_logits_bias.detach()
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Seq2SeqLogits(loss=loss, logits=logits, encoder_last_hidden_state=out.encoder_last_hidden_state)
+
+
+class BigBirdPegasusClassificationHead(nn.Module):
+    """Two layers over the vector of a text."""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.out_proj = nn.Linear(config.d_model, config.num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(x)))))
+
+
+class BigBirdPegasusForSequenceClassification(BigBirdPegasusPreTrainedModel):
+    """Labels a whole text, from its last end token, which both halves have read."""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.model = BigBirdPegasusModel(config)
+        self.classification_head = BigBirdPegasusClassificationHead(config)
+        self.init_weights()
+
+    # twin: bart.BartForSequenceClassification.forward
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        labels: Tensor | None = None,
+    ) -> Seq2SeqLogits:
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) targets to regress."""
+        tokens = self.one_of(input_ids=input_ids)
+        layout = Layout.of(tokens, attention_mask)
+        out = self.model(input_ids, layout)
+        ends = torch.isin(tokens, torch.tensor(self.config.eos_token_id, device=tokens.device))
+        logits = self.classification_head(layout.last(out.last_hidden_state, ends))
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Seq2SeqLogits(loss=loss, logits=logits, encoder_last_hidden_state=out.encoder_last_hidden_state)
+
+
+class BigBirdPegasusForQuestionAnswering(BigBirdPegasusPreTrainedModel):
+    """Finds the answer to a question in a text: where it begins and where it ends."""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.model = BigBirdPegasusModel(config)
+        self.qa_outputs = nn.Linear(config.d_model, 2)
+        self.init_weights()
+
+    # twin: bart.BartForQuestionAnswering.forward
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+    ) -> Seq2SeqSpans:
+        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T for no answer."""
+        out = self.model(input_ids, attention_mask)
+        start, end = self.qa_outputs(out.last_hidden_state).unbind(-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        states = out.encoder_last_hidden_state
+        return Seq2SeqSpans(loss=loss, start_logits=start, end_logits=end, encoder_last_hidden_state=states)
+
+
+class BigBirdPegasusDecoderWrapper(BigBirdPegasusPreTrainedModel):
+    """The decoder under the name that it has in a whole model."""
+
+    stack, source_stack = "decoder.layers", ""
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.decoder = BigBirdPegasusDecoder(config)
+
+    # twin: bart.BartDecoderWrapper.forward
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Hidden:
+        return self.decoder(input_ids, attention_mask, inputs_embeds, cache)
+
+
+class BigBirdPegasusForCausalLM(BigBirdPegasusPreTrainedModel):
+    """The decoder alone, as a language model without a source."""
+
+    stack, source_stack = "decoder.layers", ""
+    tied = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+    legacy_names = {"model.shared.": "model.decoder.embed_tokens."}  # in files of whole models
+
+    def __init__(self, config: BigBirdPegasusConfig):
+        super().__init__(config)
+        self.model = BigBirdPegasusDecoderWrapper(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.init_weights()
+
+    # twin: bart.BartForCausalLM.is_unread
+    def is_unread(self, name: str) -> bool:
+        """Leave the encoder of a whole model's file unread."""
+        return "encoder." in name.split("decoder.")[0] or super().is_unread(name)
+
+    # twin: bart.BartForCausalLM.forward
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), what follows each token, -100 where there is nothing to learn.
+
+        `logits_to_keep` says after how many last tokens to score; 0 for all.
+        """
+        x = self.model(input_ids, attention_mask, inputs_embeds, cache).last_hidden_state
+        logits = self.lm_head(x[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)

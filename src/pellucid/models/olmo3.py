@@ -1,0 +1,317 @@
+"""OLMo 3: a decoder like OLMo 2 with windows in three layers of four.
+
+Paper: OLMo Team, 2025, "Olmo 3", https://arxiv.org/abs/2512.13961
+
+What sets it apart from OLMo 2:
+  - three layers look at the last tokens only, the fourth at all
+  - rotary positions are stretched over longer texts in the fourth only
+
+Shapes: B batch, T tokens, S tokens with those in the cache, E hidden, H heads, D head size, V vocabulary, L labels. A
+packed batch is (1, N) tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import attend
+from ..cache import Cache
+from ..config import Config, shorten
+from ..layout import Layout
+from ..model import Model
+from ..outputs import Hidden, Logits
+from ..rope import Rope
+
+# twin: bert.ACTIVATIONS
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+
+
+class Olmo3Config(Config):
+    """The configuration of OLMo 3; no checkpoint that was released has all of its defaults."""
+
+    model_type = "olmo3"
+    inert = {
+        "is_decoder": False,
+        "is_encoder_decoder": False,
+        "add_cross_attention": False,
+        "cross_attention_hidden_size": None,
+        "is_causal": True,
+        "partial_rotary_factor": 1.0,
+        "pruned_heads": {},
+    }
+
+    vocab_size: int = 50304
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None  # None for num_attention_heads
+    head_dim: int | None = None  # None for hidden_size / num_attention_heads
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 500000.0
+    rope_scaling: dict[str, Any] | None = None  # of global layers
+    rope_parameters: dict[str, Any] | None = None  # both of these, by kind of layer, in newer files; it wins
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    tie_word_embeddings: bool = False
+    sliding_window: int | None = 4096  # tokens that a local layer looks at, itself among them
+    layer_types: list[str] | None = None  # None for three local, one global, three local, ...
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = 50279
+
+    @property
+    def head_size(self) -> int:
+        """The size of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def key_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def max_tokens(self) -> None:
+        """There is no limit: any position can be turned."""
+        return None
+
+    def kind(self, layer: int) -> str:
+        """Return whether a layer is local or global."""
+        if self.layer_types is not None:
+            return self.layer_types[layer]
+        return LOCAL if (layer + 1) % 4 else GLOBAL
+
+    def window(self, layer: int) -> int | None:
+        """Return how many tokens back a layer looks; None for all."""
+        is_local = self.kind(layer) == LOCAL
+        return self.sliding_window - 1 if is_local and self.sliding_window is not None else None
+
+    def faults(self):
+        """Yield what is impossible."""
+        yield from super().faults()
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            yield (
+                f"hidden_size ({self.hidden_size}) is not a multiple of "
+                f"num_attention_heads ({self.num_attention_heads})"
+            )
+        if self.num_attention_heads % self.key_heads:
+            yield (
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.key_heads})"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
+        if self.sliding_window is not None and self.sliding_window <= 0:
+            yield f"sliding_window is {self.sliding_window}; expected more than 0"
+        kinds = self.layer_types
+        if kinds is not None and (len(kinds) != self.num_hidden_layers or set(kinds) - {LOCAL, GLOBAL}):
+            yield f"layer_types is {shorten(kinds)}; expected {self.num_hidden_layers} times {LOCAL!r} or {GLOBAL!r}"
+        for kind in (LOCAL, GLOBAL):
+            yield from Rope.faults(self, self.head_size, kind)
+
+
+# twin: gpt2.causal_loss
+def causal_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    targets = labels[:, 1:].masked_fill(layout.positions[:, 1:] == 0, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = not labels.is_floating_point()
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+    if problem_type.startswith("multi_label"):
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels.flatten())
+
+
+# twin: olmo.rotate
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn dimension i with dimension i + D / 2 in float32, (B, H, T, D)."""
+    cos, sin = turn
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class Olmo3Attention(nn.Module):
+    """Causal attention with normed and rotated queries and keys, over the text so far or a window of it."""
+
+    def __init__(self, config: Olmo3Config, index: int):
+        super().__init__()
+        size, bias = config.hidden_size, config.attention_bias
+        self.index, self.head_size, self.dropout = index, config.head_size, config.attention_dropout
+        self.window = config.window(index)
+        self.q_proj = nn.Linear(size, config.num_attention_heads * self.head_size, bias=bias)
+        self.k_proj = nn.Linear(size, config.key_heads * self.head_size, bias=bias)
+        self.v_proj = nn.Linear(size, config.key_heads * self.head_size, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head_size, size, bias=bias)
+        self.q_norm = nn.RMSNorm(config.num_attention_heads * self.head_size, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(config.key_heads * self.head_size, eps=config.rms_norm_eps)
+
+    def forward(self, x: Tensor, layout: Layout, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H or fewer, T, D)
+            for part in (self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x))
+        )
+        q, k = rotate(q, turn), rotate(k, turn)
+        if cache is not None:
+            k, v = cache.update(self.index, k, v, window=self.window)  # (B, H or fewer, S, D)
+        dropout = self.dropout if self.training else 0.0
+        x = attend(q, k, v, layout, causal=True, window=self.window, dropout=dropout)
+        return self.o_proj(x.transpose(1, 2).flatten(2))  # (B, T, E)
+
+
+class Olmo3MLP(nn.Module):
+    """The position-wise half of a layer."""
+
+    def __init__(self, config: Olmo3Config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    # twin: llama.LlamaMLP.forward
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Olmo3Layer(nn.Module):
+    """One layer: attention, then feed-forward, each followed by its norm and with its residual sum."""
+
+    def __init__(self, config: Olmo3Config, index: int):
+        super().__init__()
+        self.self_attn = Olmo3Attention(config, index)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = Olmo3MLP(config)
+        self.post_feedforward_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, x: Tensor, layout: Layout, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        x = x + self.post_attention_layernorm(self.self_attn(x, layout, turn, cache))
+        return x + self.post_feedforward_layernorm(self.mlp(x))
+
+
+class Olmo3PreTrainedModel(Model):
+    """What all classes of this file share."""
+
+    config: Olmo3Config
+    config_class = Olmo3Config
+    prefix = "model"
+    stack = "layers"
+    unread = ("rotary_emb.inv_freq",)  # of old versions; the config says it
+
+
+class Olmo3Model(Olmo3PreTrainedModel):
+    """The decoder without a head."""
+
+    def __init__(self, config: Olmo3Config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.layers = nn.ModuleList(Olmo3Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.ropes = {kind: Rope.of(config, config.head_size, kind) for kind in (LOCAL, GLOBAL)}
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Hidden:
+        """Read a batch.
+
+        Args:
+            input_ids: token ids, (B, T).
+            attention_mask: (B, T), 1 for real tokens and 0 for padding; None when nothing is padded; or a layout.
+            position_ids: (B, T); None to count from each text's first real token.
+            inputs_embeds: word embeddings, (B, T, E), instead of `input_ids`.
+            cache: what was read before; these tokens are added to it.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask, cache)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
+        turns = {kind: rope.turn(layout, position_ids) for kind, rope in self.ropes.items()}
+        for i, layer in enumerate(self.layers):
+            x = layer(x, layout, turns[self.config.kind(i)], cache)
+        return Hidden(last_hidden_state=self.norm(x))
+
+
+class Olmo3ForCausalLM(Olmo3PreTrainedModel):
+    """Scores over the vocabulary for the next token."""
+
+    tied = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: Olmo3Config):
+        super().__init__(config)
+        self.model = Olmo3Model(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        x = self.model(input_ids, layout, position_ids, inputs_embeds, cache).last_hidden_state
+        logits = self.lm_head(x[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)
+
+
+class Olmo3ForSequenceClassification(Olmo3PreTrainedModel):
+    """Labels a whole text, from its last token."""
+
+    def __init__(self, config: Olmo3Config):
+        super().__init__(config)
+        self.model = Olmo3Model(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) targets to regress."""
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        x = self.model(input_ids, layout, position_ids, inputs_embeds).last_hidden_state
+        logits = self.score(layout.last(x))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Logits(loss=loss, logits=logits)

@@ -1,0 +1,327 @@
+"""Phi-3: a decoder like Llama whose projections are stored together, made for long texts on small machines.
+
+Papers: Microsoft, 2024, "Phi-3 Technical Report", https://arxiv.org/abs/2404.14219; Phi-4-mini: "Phi-4-Mini Technical
+Report", 2025, https://arxiv.org/abs/2503.01743
+
+What sets it apart from Llama:
+  - queries, keys and values are one projection, and so are the two halves of a gated feed-forward
+  - a token may look back a window of tokens only; in Phi-4-mini, only part of a head's dimensions is turned
+  - dropout after each half of a layer; no biases
+
+Shapes: B batch, T tokens, S tokens with those in the cache, E hidden, H heads, D head size, R turned dimensions of a
+head, F inner size of feed-forwards, V vocabulary, L labels. A packed batch is (1, N) tokens with a layout; what is one
+row a text, (B, ...), is then one row a packed text.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import attend
+from ..cache import Cache
+from ..config import Config
+from ..layout import Layout
+from ..model import Model
+from ..outputs import Hidden, Logits
+from ..rope import Rope
+
+# twin: bert.ACTIVATIONS
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Phi3Config(Config):
+    """The configuration of Phi-3; the defaults are those of Phi-3-mini for texts of 4096 tokens."""
+
+    model_type = "phi3"
+    inert = {
+        "is_decoder": False,
+        "is_encoder_decoder": False,
+        "add_cross_attention": False,
+        "cross_attention_hidden_size": None,
+        "is_causal": True,
+        "attention_bias": False,
+        "lm_head_bias": False,
+        "mlp_bias": False,
+        "pruned_heads": {},
+    }
+
+    vocab_size: int = 32064
+    hidden_size: int = 3072
+    intermediate_size: int = 8192
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None  # None for num_attention_heads
+    head_dim: int | None = None  # None for hidden_size / num_attention_heads
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 4096
+    original_max_position_embeddings: int = 4096  # tokens of the longest text before rotations were stretched
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-5
+    partial_rotary_factor: float = 1.0  # the share of a head's dimensions that are turned
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None  # all three of these in one, in newer files; it wins
+    sliding_window: int | None = None  # tokens that a token looks at, itself among them; None for all
+    resid_pdrop: float = 0.0
+    embd_pdrop: float = 0.0  # of embeddings; no version of the model has applied it
+    attention_dropout: float = 0.0
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = 32000
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 32000
+
+    @property
+    def head_size(self) -> int:
+        """The size of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def key_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def max_tokens(self) -> None:
+        """There is no limit: any position can be turned."""
+        return None
+
+    def faults(self):
+        """Yield what is impossible."""
+        yield from super().faults()
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            yield (
+                f"hidden_size ({self.hidden_size}) is not a multiple of "
+                f"num_attention_heads ({self.num_attention_heads})"
+            )
+        if self.num_attention_heads % self.key_heads:
+            yield (
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.key_heads})"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
+        if self.sliding_window is not None and self.sliding_window < 1:
+            yield f"sliding_window is {self.sliding_window}; expected at least 1, or null"
+        yield from Rope.faults(self, self.head_size)
+
+
+# twin: gpt2.causal_loss
+def causal_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    targets = labels[:, 1:].masked_fill(layout.positions[:, 1:] == 0, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = not labels.is_floating_point()
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+    if problem_type.startswith("multi_label"):
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels.flatten())
+
+
+# twin: gpt_neox.rotate
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn dimension i with dimension i + R / 2, (B, H, T, D), among the first R; the others stay."""
+    cos, sin = (part.to(x.dtype) for part in turn)
+    half = cos.shape[-1]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+
+
+class Phi3Attention(nn.Module):
+    """Causal attention, maybe within a window, with rotated queries and keys."""
+
+    def __init__(self, config: Phi3Config, index: int):
+        super().__init__()
+        self.index, self.head_size, self.dropout = index, config.head_size, config.attention_dropout
+        self.window = None if config.sliding_window is None else config.sliding_window - 1  # tokens back
+        self.heads = [config.num_attention_heads, config.key_heads, config.key_heads]
+        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * self.head_size, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, layout: Layout, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        q, k, v = heads.split(self.heads, dim=1)  # (B, H or fewer, T, D)
+        q, k = rotate(q, turn), rotate(k, turn)
+        if cache is not None:
+            k, v = cache.update(self.index, k, v, window=self.window)  # (B, H or fewer, S, D)
+        dropout = self.dropout if self.training else 0.0
+        x = attend(q, k, v, layout, causal=True, window=self.window, dropout=dropout)
+        return self.o_proj(x.transpose(1, 2).flatten(2))  # (B, T, E)
+
+
+class Phi3MLP(nn.Module):
+    """The position-wise half of a layer."""
+
+    def __init__(self, config: Phi3Config):
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (B, T, F) each
+        return self.down_proj(self.activation(gate) * up)
+
+
+class Phi3Layer(nn.Module):
+    """One layer: attention, then feed-forward, each after its norm and with its residual sum."""
+
+    def __init__(self, config: Phi3Config, index: int):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = Phi3Attention(config, index)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = Phi3MLP(config)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor, layout: Layout, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), layout, turn, cache))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Phi3PreTrainedModel(Model):
+    """What all classes of this file share."""
+
+    config: Phi3Config
+    config_class = Phi3Config
+    prefix = "model"
+    stack = "layers"
+    unread = ("rotary_emb.inv_freq",)  # of old versions; the config says it
+
+
+class Phi3Model(Phi3PreTrainedModel):
+    """The decoder without a head."""
+
+    def __init__(self, config: Phi3Config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.layers = nn.ModuleList(Phi3Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rope = Rope.of(config, config.head_size)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Hidden:
+        """Read a batch.
+
+        Args:
+            input_ids: token ids, (B, T).
+            attention_mask: (B, T), 1 for real tokens and 0 for padding; None when nothing is padded; or a layout.
+            position_ids: (B, T); None to count from each text's first real token.
+            inputs_embeds: word embeddings, (B, T, E), instead of `input_ids`.
+            cache: what was read before; these tokens are added to it.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask, cache)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
+        turn = self.rope.turn(layout, position_ids)
+        for layer in self.layers:
+            x = layer(x, layout, turn, cache)
+        return Hidden(last_hidden_state=self.norm(x))
+
+
+class Phi3ForCausalLM(Phi3PreTrainedModel):
+    """Scores over the vocabulary for the next token."""
+
+    tied = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: Phi3Config):
+        super().__init__(config)
+        self.model = Phi3Model(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        x = self.model(input_ids, layout, position_ids, inputs_embeds, cache).last_hidden_state
+        logits = self.lm_head(x[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)
+
+
+class Phi3ForSequenceClassification(Phi3PreTrainedModel):
+    """Labels a whole text, from its last token."""
+
+    def __init__(self, config: Phi3Config):
+        super().__init__(config)
+        self.model = Phi3Model(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) targets to regress."""
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        x = self.model(input_ids, layout, position_ids, inputs_embeds).last_hidden_state
+        logits = self.score(layout.last(x))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Logits(loss=loss, logits=logits)
+
+
+class Phi3ForTokenClassification(Phi3PreTrainedModel):
+    """Labels every token, from those before it."""
+
+    def __init__(self, config: Phi3Config):
+        super().__init__(config)
+        self.model = Phi3Model(config)
+        self.dropout = nn.Dropout(0.1)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
+        x = self.model(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
+        logits = self.score(self.dropout(x))  # (B, T, L)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return Logits(loss=loss, logits=logits)
