@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture that pipelines are tested with, and a small English vocabulary."""
+"""Tiny random models of every case, and a small English vocabulary, to test pipelines with."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cases import CASES
 from pellucid import AutoTokenizer, auto
 from pellucid.pipelines import find_task, pipeline
 
@@ -16,23 +17,8 @@ WORDS = [
     *("good", "bad", "film", "not", "the", "of", "in", "is", "who", "where", "when", "berlin", "paris"),
     *("anna", "smith", "works", "for", "acme", "corp", "new", "york"),
 ]
-ARCHITECTURES = ["bert", "distilbert", "roberta", "electra", "albert"]
 POSITIONS = 48
-SIZES = {
-    "vocab_size": 0,  # the tokenizer's
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": POSITIONS,
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
-}
-OWN = {  # what an architecture calls differently, or has besides
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "type_vocab_size": None},
-    "albert": {"embedding_size": 16, "num_hidden_groups": 1},
-    "electra": {"embedding_size": 16},
-}
+SPECIAL = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 LABELS = {
     "text-ranking": ["relevant"],
@@ -60,18 +46,15 @@ def tokenizer(folder: Path | None = None, limit: int = POSITIONS):
 
 
 def model(task: str, architecture: str = "bert", **fields):
-    """A random model whose every parameter, norms and biases too, is perturbed."""
-    config_class = auto.config_class(architecture)
-    given = SIZES | OWN.get(architecture, {}) | {"vocab_size": len(tokenizer())}
-    labels = dict(enumerate(LABELS.get(task, ["NO", "YES"])))
-    given |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} | fields
-    if architecture == "distilbert":
-        given = {name: value for name, value in given.items() if name not in SIZES} | {
-            name: given[name] for name in ("vocab_size", "max_position_embeddings", "pad_token_id")
-        }
-        given.pop("type_vocab_size", None)
+    """Return the random model of a case, whose every parameter, norms and biases too, is perturbed."""
+    config_class = auto.config_class(architecture.partition(":")[0])
+    words, labels = tokenizer(), LABELS.get(task, ["NO", "YES"])
+    given = CASES[architecture] | {"vocab_size": len(words), "id2label": labels}
+    given |= {name: getattr(words, name) for name in SPECIAL}
+    if "max_position_embeddings" in config_class.fields():
+        given["max_position_embeddings"] = POSITIONS
     torch.manual_seed(0)
-    made = getattr(auto, find_task(task).auto).from_config(config_class(**given)).eval()
+    made = getattr(auto, find_task(task).auto).from_config(config_class(**given | fields)).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -86,6 +86,63 @@ def run(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A folder or a name on the Hub.")],
+    system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens an answer has at most.")] = 1024,
+    temperature: Annotated[float | None, typer.Option(help="Below 1 for safer words; 0 for the likeliest.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many of the likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest of this probability together.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 to repeat less.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers, for the same answers again.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to run: cpu, cuda:0, ...")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the parameters: float32, bfloat16, ...")] = "auto",
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with the text instead of answering.")] = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Another setting, name=value, with the value as JSON or text; may be repeated."),
+    ] = None,
+) -> None:
+    """Talk to a model, at a terminal or through a pipe of one message a line; /help shows more."""
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    given |= {"max_new_tokens": max_new_tokens, "seed": seed}
+    options = {name: value for name, value in given.items() if value is not None} | _options(option or [])
+    terminal = sys.stdin.isatty()
+    try:
+        from .console import Conversation, from_pipe, from_terminal, talk
+        from .pipelines import pipeline
+
+        pipe: Any = pipeline("text-generation", model, device=device, dtype=dtype, **options)
+        conversation = Conversation(pipe, system=system, raw=raw)
+        if terminal:
+            typer.echo(f"{model} listens. /help shows the commands; Ctrl-D leaves.")
+        talk(conversation, from_terminal() if terminal else from_pipe, terminal=terminal)
+    except PellucidError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A .gguf file, a folder, or a name on the Hub.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, bfloat16, ...; by default as they are.")
+    ] = "auto",
+    gguf_file: Annotated[str | None, typer.Option(help="Which GGUF file of the source.")] = None,
+) -> None:
+    """Write a checkpoint, from GGUF or .bin files, as a folder of safetensors."""
+    try:
+        from .convert import convert as write
+
+        for name in write(source, target, dtype=dtype, **({} if gguf_file is None else {"gguf_file": gguf_file})):
+            typer.echo(str(target / name))
+    except PellucidError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 def _texts(text: list[str] | None, file: Path | None) -> Iterator[str]:
     """Yield the texts, one a line where they come from a stream."""
     if file is not None:

@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from pellucid.errors import InputError
+from cases import CASES
+from pellucid.errors import InputError, WeightsError
+from pellucid.models.xlnet import XLNetConfig, XLNetForQuestionAnswering
 from pellucid.pipelines import pipeline
 from pellucid.pipelines.question_answering import likeliest_spans
 
@@ -152,3 +154,14 @@ def test_certain_of_nothing(pipe):
 def test_bad_input_names_itself(pipe, arguments, options, words):
     with pytest.raises(InputError, match=words):
         pipe(*arguments, **options)
+
+
+@pytest.mark.parametrize("task", ["question-answering", None])
+def test_a_head_that_searches_by_beams_is_refused(task, tmp_path):
+    """It gives no scores of single tokens."""
+    model = XLNetForQuestionAnswering(XLNetConfig.from_dict(CASES["xlnet"], vocab_size=len(tiny.tokenizer())))
+    with pytest.raises(InputError, match="has not the head that QuestionAnsweringPipeline needs"):
+        pipeline(task, model, tokenizer=tiny.tokenizer())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"qa_outputs[\s\S]*config\.json says XLNetForQuestionAnswering"):
+        pipeline(task, tmp_path, tokenizer=tiny.tokenizer())

@@ -86,5 +86,5 @@ def test_bad_input_names_itself(pipe, text, options, words):
 
 
 def test_a_model_of_another_task():
-    with pytest.raises(ConfigError, match="this one's labels are NO, YES"):
+    with pytest.raises(ConfigError, match=r"this one's labels are NO, YES\. The task text-classification runs it"):
         pipeline(TASK, tiny.model("text-classification"), tokenizer=tiny.tokenizer())

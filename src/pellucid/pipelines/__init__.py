@@ -1,6 +1,7 @@
 """The table of tasks, and `pipeline`: a task and a model in, a callable out."""
 
 import os
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,16 @@ TASKS = {
         "AutoModelForSequenceClassification",
         "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
     ),
+    "text-generation": Task(
+        "text_generation", "TextGenerationPipeline", "AutoModelForCausalLM", "openai-community/gpt2"
+    ),
+    "text2text-generation": Task(
+        "text2text_generation", "Text2TextGenerationPipeline", "AutoModelForSeq2SeqLM", "google-t5/t5-small"
+    ),
+    "summarization": Task(
+        "text2text_generation", "SummarizationPipeline", "AutoModelForSeq2SeqLM", "sshleifer/distilbart-cnn-12-6"
+    ),
+    "translation": Task("text2text_generation", "TranslationPipeline", "AutoModelForSeq2SeqLM", "google-t5/t5-small"),
     "token-classification": Task(
         "token_classification",
         "TokenClassificationPipeline",
@@ -106,7 +117,8 @@ def pipeline(
     """Build the pipeline of a task.
 
     Args:
-        task: its name, such as `"sentiment-analysis"`; by default what the model's head is for.
+        task: its name, such as `"sentiment-analysis"` or `"translation_en_to_fr"`; by default what the model's head is
+            for.
         model: a folder, a name on the Hub, or a loaded model; by default the task's own.
         config: instead of the model's own.
         tokenizer: instead of the one beside the model; needed when `model` is a loaded model.
@@ -166,6 +178,8 @@ def pipeline(
         _check_head(model, found, model_type)
         model = model if device is None else model.to(read_device(device))
     _check_vocabulary(model, tokenizer)
+    if "task_name" in kind.options:
+        options.setdefault("task_name", task)
     return kind(model, tokenizer, **options)
 
 
@@ -203,8 +217,8 @@ def _check_head(model: "Model", task: Task, model_type: str | None) -> None:
     """
     from .. import auto
 
-    def fits(task: Task) -> bool:
-        return any(isinstance(model, heads[suffix]) for suffix in task.heads if suffix in heads)
+    def fits(task: Task) -> bool:  # the head that the task would load, and no other, such as one of beams over spans
+        return isinstance(model, next((heads[suffix] for suffix in task.heads if suffix in heads), ()))
 
     values = {"model_type": model.config.model_type}
     heads = auto.heads_of(auto.architecture_of(values, type(model).__name__, model_type))
@@ -257,7 +271,7 @@ def find_task(task: str) -> Task:
     """
     if not isinstance(task, str):
         raise InputError(f"task is a {type(task).__name__}; expected a name: {', '.join([*TASKS, *ALIASES])}.")
-    name = ALIASES.get(task, task)
+    name = "translation" if re.fullmatch(r"translation_\w+_to_\w+", task) else ALIASES.get(task, task)
     if name not in TASKS:
         names = [*TASKS, *ALIASES]
         raise InputError(

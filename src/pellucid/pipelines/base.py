@@ -51,7 +51,7 @@ class Pipeline:
         """Turn one input into one or more pieces of tokens, each short enough for the model."""
         raise TypeError(f"{type(self).__name__} does not say how to preprocess.")
 
-    def forward(self, pieces: list[Piece]) -> ModelOutput:
+    def forward(self, pieces: list[Piece], **options: Any) -> ModelOutput:
         """Run the model on pieces laid one after the other, without padding."""
         device = self.model.device
         inputs: dict[str, Any] = {
@@ -66,6 +66,10 @@ class Pipeline:
     def rows(self, output: ModelOutput, pieces: Sequence[Piece]) -> Sequence[Any]:
         """Split the model's result, packed or padded, into what `postprocess` needs of each piece."""
         return list(self.finite(output["logits"]))
+
+    def cost(self, piece: Piece) -> int:
+        """Return how many tokens of a batch's budget a piece takes."""
+        return len(piece["input_ids"])
 
     def postprocess(self, pieces: list[Piece], rows: list[Any], **options: Any) -> Any:
         """Turn the model's rows for one input's pieces into the answer."""
@@ -148,7 +152,7 @@ class Pipeline:
         tensors = {name: tensor.to(self.model.device) for name, tensor in batch.items() if name in self.model.accepts}
         with torch.inference_mode():
             output = self.model(**tensors, output_hidden_states=True)
-        rows = iter(self.rows(output, pieces))
+        rows = iter(self.rows_of_trace(output, pieces, settings))
         answers = [self.postprocess(group, [next(rows) for _ in group], **settings) for group in groups]
         return Trace(
             task=self.task,
@@ -160,6 +164,10 @@ class Pipeline:
             answers=answers,
             note=self.note(groups),
         )
+
+    def rows_of_trace(self, output: ModelOutput, pieces: list[Piece], settings: dict[str, Any]) -> Sequence[Any]:
+        """Return what `postprocess` needs of each piece, of the padded batch that a trace shows."""
+        return self.rows(output, pieces)
 
     def note(self, groups: list[list[Piece]]) -> str:
         """Say in a sentence what was done about texts longer than the model reads; empty when nothing was."""
@@ -191,13 +199,10 @@ class Pipeline:
                 yield from group
 
         def run(batch: list[Piece]) -> list[tuple[Piece, Any]]:
-            return list(zip(batch, self.rows(self.forward(batch), batch), strict=True))
-
-        def length(piece: Piece) -> int:
-            return len(piece["input_ids"])
+            return list(zip(batch, self.rows(self.forward(batch, **settings), batch), strict=True))
 
         group: list[tuple[Piece, Any]] = []
-        for done in run_in_batches(pieces(), run, length=length, batch_size=settings["batch_size"]):
+        for done in run_in_batches(pieces(), run, length=self.cost, batch_size=settings["batch_size"]):
             group.append(done)
             if len(group) == sizes[0]:
                 sizes.pop(0)

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from ..outputs import ModelOutput
 
+# What the last step does, where it is something else than usual.
+_WRITTEN = "One token after the other is chosen by its logits and read, and all become text"
+LAST: dict[str, str] = dict.fromkeys(
+    ("text-generation", "text2text-generation", "summarization", "translation"), _WRITTEN
+)
+
 
 @dataclass(frozen=True, repr=False)
 class Trace:
@@ -66,7 +72,7 @@ class Trace:
         logits = self.output.get("logits")
         if isinstance(logits, Tensor) and logits.dim() == 2:
             lines += [f"   {'':14} {[round(x, 4) for x in row]}" for row in logits.tolist()[:8]]
-        lines.append("3. Post-processing turns logits into probabilities and labels")
+        lines.append(f"3. {LAST.get(self.task, 'Post-processing turns logits into probabilities and labels')}")
         for item, answer in zip(self.items, self.answers, strict=True):
             lines += [f"   {_shown(item)}", f"      {_answer(answer)}"]
         return lines

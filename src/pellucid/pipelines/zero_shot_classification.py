@@ -71,7 +71,7 @@ class ZeroShotClassificationPipeline(Pipeline):
         names = ", ".join(self.model.config.id2label.values())
         raise ConfigError(
             "Zero-shot classification needs a model of natural language inference, with a label 'entailment'; "
-            f"this one's labels are {names}."
+            f"this one's labels are {names}. The task text-classification runs it."
         )
 
     def preprocess(self, item: Any, **options: Any) -> list[Piece]:
