@@ -25,7 +25,7 @@ check: .venv/installed-test
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: .venv/installed-test
-	@for file in startup tokenization load; do $(BIN)/python benchmarks/$$file.py --quick || exit 1; done
+	@for file in startup tokenization load decode; do $(BIN)/python benchmarks/$$file.py --quick || exit 1; done
 
 clean:
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist

@@ -30,6 +30,7 @@ from cases import CASES, EVERY_CLASS, PADDING_COUNTS
 from oracle import checkpoint, ours, reference, reference_class
 from test_models import EVEN, LENGTHS, of_original, padded, texts
 from test_readme import TASKS
+from test_seq2seq import PAIRS, inputs_of
 
 HEADER = """# Deviations from the original
 
@@ -55,11 +56,13 @@ Output = Mapping[str, torch.Tensor]
 
 
 @torch.no_grad()
-def run(model: Any, head: str, ids: torch.Tensor, mask: torch.Tensor) -> Output:
+def run(model: Any, head: str, inputs: dict[str, torch.Tensor], ours: bool) -> Output:
     """Return the parts of a model's output, in fp32; a multiple-choice head reads the texts as its choices."""
+    if not ours and "decoder_input_ids" not in inputs:
+        return in_fp32(of_original(model, head, inputs["input_ids"], inputs["attention_mask"]))
     if head == "ForMultipleChoice":
-        ids, mask = ids[None], mask[None]
-    return in_fp32(model(input_ids=ids, attention_mask=mask))
+        inputs = {name: x[None] for name, x in inputs.items()}
+    return in_fp32(model(**inputs))
 
 
 def in_fp32(output: Mapping[str, Any]) -> Output:
@@ -72,7 +75,9 @@ def deviation(mine: Output, theirs: Output, mask: torch.Tensor, *, relative: boo
     worst = 0.0
     for name, part in theirs.items():
         difference, size = (mine[name] - part).abs(), part.abs()
-        if part.shape[:2] == mask.shape:
+        if name == "logits_ngram":  # (B, predicted, T, V)
+            difference, size = difference.transpose(1, 2), size.transpose(1, 2)
+        if size.shape[:2] == mask.shape:
             difference, size = difference[mask.bool()], size[mask.bool()]
         worst = max(worst, float(difference.max() / size.max() if relative else difference.max()))
     return worst
@@ -80,20 +85,22 @@ def deviation(mine: Output, theirs: Output, mask: torch.Tensor, *, relative: boo
 
 def deviations(architecture: str, head: str) -> tuple[float, float, float, float]:
     """Return the original's largest number, and how far from its output ours, ours in bf16 and its own in bf16 are."""
-    original = reference(architecture, head)
+    original, plain = reference(architecture, head), ours(architecture, head)
     lengths = EVEN if (architecture, head) in PADDING_COUNTS else LENGTHS
-    ids, mask = padded(texts(original, lengths), "right")
-    with torch.no_grad():
-        exact = in_fp32(of_original(original, head, ids, mask))
-    mine, rounded = (run(ours(architecture, head, dtype=dtype), head, ids, mask) for dtype in ("float32", "bfloat16"))
+    if (architecture, head) in PAIRS:
+        inputs, real = inputs_of(plain, lengths=EVEN, targets=[6] * 4)
+    else:
+        ids, mask = padded(texts(original, lengths), "right")
+        inputs, real = {"input_ids": ids, "attention_mask": mask}, mask
+    exact = run(original, head, inputs, False)
+    mine, rounded = (run(model, head, inputs, True) for model in (plain, ours(architecture, head, dtype="bfloat16")))
     low = reference_class(architecture, head).from_pretrained(checkpoint(architecture, head), dtype=torch.bfloat16)
     try:
-        with torch.no_grad():
-            yardstick = deviation(in_fp32(of_original(low.eval(), head, ids, mask)), exact, mask, relative=True)
+        yardstick = deviation(run(low.eval(), head, inputs, False), exact, real, relative=True)
     except RuntimeError:  # it mixes dtypes
         yardstick = math.nan
     size = max(float(part.abs().max()) for part in exact.values())
-    return size, deviation(mine, exact, mask), deviation(rounded, exact, mask, relative=True), yardstick
+    return size, deviation(mine, exact, real), deviation(rounded, exact, real, relative=True), yardstick
 
 
 def page() -> str:
