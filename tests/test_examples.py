@@ -1,6 +1,7 @@
 """The examples run from their first line to their last, here on a tiny random encoder and a handful of texts."""
 
 import csv
+import gzip
 import importlib.util
 import json
 import shutil
@@ -78,6 +79,31 @@ def test_answers(encoder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "on unseen articles: exact match " in printed and "Where does she live? " in printed
     assert pipeline("question-answering", tmp_path / "saved")
+
+
+def test_translations(tmp_path, capsys, monkeypatch):
+    import transformers
+
+    pytest.importorskip("sacrebleu")
+    lines = {
+        "en": ["A dog runs over the grass.", "Two men sit."],
+        "de": ["Ein Hund rennt durch das Gras.", "Zwei sitzen."],
+    }
+    for language, texts in lines.items():
+        (tmp_path / f"test_2016_flickr.{language}").write_text("\n".join(texts * 3))
+        (tmp_path / f"train.{language}.gz").write_bytes(gzip.compress("\n".join(texts * 100).encode()))
+    script = example("translate_multi30k")
+    monkeypatch.setattr(script, "VOCABULARY", 60)
+    saved = tmp_path / "saved"
+    assert script.main(["--data", str(tmp_path), "--save", str(saved), "--steps", "20"]) >= 0
+    printed = capsys.readouterr().out
+    assert "step 20: loss " in printed and "sacreBLEU on the 2016 test set: " in printed
+    options = {"num_beams": 4, "max_length": 12, "early_stopping": True}
+    (ours,) = pipeline("translation", saved)(lines["en"][0], return_tensors=True, **options)
+    model = transformers.MarianMTModel.from_pretrained(saved)
+    inputs = transformers.AutoTokenizer.from_pretrained(saved)(lines["en"][0], return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    assert ours["translation_token_ids"] == model.generate(**inputs, **options)[0].tolist()
 
 
 def test_every_example_is_listed():
