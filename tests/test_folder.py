@@ -180,6 +180,16 @@ def test_broken_json_names_the_file_and_the_place(model, name, error, case):
     assert expected in str(caught.value) and str(model / name) in str(caught.value)
 
 
+def test_infinity_where_it_is_allowed(model):
+    (model / "config.json").write_text('{"a": [0, Infinity]}')
+    with Folder(model) as folder:
+        assert folder.read_json("config.json", infinity=True) == {"a": [0, float("inf")]}
+    for constant in ("NaN", "-Infinity"):
+        (model / "config.json").write_text(f'{{"a": {constant}}}')
+        with Folder(model) as folder, pytest.raises(ConfigError, match=f"{constant} is not a JSON number"):
+            folder.read_json("config.json", infinity=True)
+
+
 def test_text_that_is_not_utf8_names_the_line(model):
     (model / "vocab.txt").write_bytes(b"good\nb\xffd\n")
     with Folder(model) as folder, pytest.raises(TokenizerError, match=r"vocab.txt is not UTF-8: byte 0xff in line 2"):

@@ -4,10 +4,12 @@
 """
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+import writer
 from pellucid import auto
 
 ROOT = Path(__file__).parent.parent
@@ -20,12 +22,19 @@ TASKS = {
     "ForMaskedLM": "masked words",
     "WithLMHeadModel": "masked words",
     "LMHeadModel": "next words",
+    "ForCausalLM": "next words",
+    "ForConditionalGeneration": "text to text",
+    "MTModel": "text to text",
+    "EncoderModel": "hidden states",
     "ForNextSentencePrediction": "next sentence",
     "ForSequenceClassification": "text classification",
     "ForTokenClassification": "token classification",
     "ForQuestionAnswering": "question answering",
     "ForQuestionAnsweringSimple": "question answering",
     "ForMultipleChoice": "multiple choice",
+    "ForEntityClassification": "entity classification",
+    "ForEntityPairClassification": "relations of entities",
+    "ForEntitySpanClassification": "entity recognition",
 }
 
 
@@ -35,7 +44,7 @@ def table() -> str:
     for name in auto.architectures():
         title = auto.config_class(name).__name__.removesuffix("Config")
         heads = auto.heads_of(name)
-        tasks = ", ".join(TASKS[suffix] for suffix in sorted(heads, key=list(TASKS).index))
+        tasks = ", ".join(dict.fromkeys(TASKS[suffix] for suffix in sorted(heads, key=list(TASKS).index)))
         file, package = Path(auto.module_of(name).__file__).name, Path(auto.__file__).parent
         frameworks = [label for folder, label in FRAMEWORKS.items() if (package / folder / file).exists()]
         rows.append(f"| [{title}](src/pellucid/models/{file}) | {tasks} | {', '.join(frameworks)} |")
@@ -47,8 +56,18 @@ def test_architectures():
     assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table(), "run: python tests/test_readme.py"
 
 
+@pytest.fixture
+def language_model(tmp_path, monkeypatch):
+    """A cache that holds the README's language model, or a tiny one in its place."""
+    model = tmp_path / "cache" / "models--HuggingFaceTB--SmolLM2-135M-Instruct"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(writer.folder(), model / "snapshots" / ("0" * 40))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "course.md"], ids=["README", "course"])
-def test_python_runs(page, tmp_path, monkeypatch, capsys):
+def test_python_runs(page, tmp_path, monkeypatch, capsys, language_model):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
