@@ -55,9 +55,11 @@ def generate(
         streamer: an object whose `put` gets the prompt and then each token, and whose `end` is called at the end.
         negative_prompt_ids: what `guidance_scale` moves away from; by default the prompt's last token alone.
         seed: of the random numbers of this call; without, torch's own go on.
-        options: settings, see `GenerationConfig`; inputs of the model: `attention_mask`, `inputs_embeds`,
-            `past_key_values`, ...; and, with a tokenizer, the form that the text must have: `schema`, a JSON schema,
-            pydantic model or dataclass, `regex`, `choices`, a list of texts, or `grammar`, in the notation of Lark.
+        options: settings, see `GenerationConfig`, where None takes back what a file says; inputs of the model:
+            `attention_mask`, `inputs_embeds`, `past_key_values`, a cache from which the tokens that a prompt begins
+            with are not read again, ...; and, with a tokenizer, the form that the text must have: `schema`, a JSON
+            schema, pydantic model or dataclass, `regex`, `choices`, a list of texts, or `grammar`, in the notation of
+            Lark.
 
     Returns:
         Ids, (B num_return_sequences, L): prompts and what was written, padded on the right; or a `GenerateOutput` with
