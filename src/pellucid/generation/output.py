@@ -25,7 +25,8 @@ class GenerateOutput(Seq2Seq):
         past_key_values: the cache of all that was read.
         hidden_states: for each step those of every layer; likewise `decoder_hidden_states`.
         attentions: for each step those of every layer; likewise `decoder_attentions` and `cross_attentions`.
-        finish_reason: for each row "stop", at an end token or stop string, or "length", or "time".
+        finish_reason: for each row "stop", at an end token or where a criterion ended it, such as `max_time`, or
+            "length".
         written: for each row how many tokens were written; the rest of it is padding.
     """
 
