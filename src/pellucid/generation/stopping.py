@@ -40,8 +40,14 @@ class StopStrings:
         """Tell which rows are done."""
         reach = max(map(len, self.strings)) + 8  # a token has a character or more, except parts of characters
         start = max(self.prompt, ids.shape[1] - 4 * reach)
-        texts = [self.tokenizer.decode(row, skip_special_tokens=False) for row in ids[:, start:].tolist()]
-        return torch.tensor([self.found(text) is not None for text in texts], dtype=torch.bool, device=ids.device)
+        before = min(start, 1)  # the token that these go on from, without which a first space would be left out
+        found = [self.found(self._after(row, before)) for row in ids[:, start - before :].tolist()]
+        return torch.tensor([place is not None for place in found], dtype=torch.bool, device=ids.device)
+
+    def _after(self, ids: list[int], before: int) -> str:
+        """Return the text of tokens, less that of the first ones."""
+        text, known = (self.tokenizer.decode(part, skip_special_tokens=False) for part in (ids, ids[:before]))
+        return text[len(known) :]
 
     def found(self, text: str) -> int | None:
         """Return where the first of the texts begins, if any."""
