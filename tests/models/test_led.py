@@ -106,3 +106,17 @@ def test_a_global_mask_of_another_shape():
     model = ours("led", "ForQuestionAnswering")
     with pytest.raises(InputError, match=r"global_attention_mask is \(1, 4\), the input \(1, 5\)"):
         model(torch.full((1, 5), 7), global_attention_mask=torch.ones(1, 4))
+
+
+def test_targets_end_where_positions_do():
+    model = ours("led", "ForConditionalGeneration")
+    limit = model.config.max_decoder_position_embeddings
+    assert limit < model.config.max_tokens
+    found = model.generate(
+        torch.tensor([[5, 6, 2]]),
+        eos_token_id=None,
+        num_beams=1,
+        return_dict_in_generate=True,
+        max_new_tokens=limit + 9,
+    )
+    assert found.sequences.shape[1] == limit and found.finish_reason == ("length",)

@@ -366,14 +366,19 @@ def _to_the_right(
     return ids.gather(1, order).masked_fill(~keep, 0), keep, inputs | moved, keep.sum(dim=1)
 
 
+def limit_of(config: Config) -> int | None:
+    """Return how many tokens a model can write, its prompt included; None when there is no limit."""
+    return getattr(config, "max_decoder_position_embeddings", None) or config.max_tokens
+
+
 def context_of(config: Config) -> int | None:
-    """Return how many tokens a model was made to read; None when there is no limit."""
-    return config.max_tokens or getattr(config, "max_position_embeddings", None)
+    """Return how many tokens a model was made to write, its prompt included; None when nobody knows."""
+    return limit_of(config) or getattr(config, "max_position_embeddings", None)
 
 
 def _room(model: Model, explicit: GenerationConfig, config: GenerationConfig, length: Tensor) -> Tensor:
     """Return by how many tokens each prompt may be continued, (B,)."""
-    longest, hard = int(length.max()) if len(length) else 0, model.config.max_tokens
+    longest, hard = int(length.max()) if len(length) else 0, limit_of(model.config)
     if hard is not None and longest > hard:
         raise InputError(
             f"The prompt has {longest} tokens, this model reads {hard}; shorten it, for example by tokenizing "
