@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pellucid.hub
 from fake_hub import GOOD_TOKEN, WEAK_TOKEN, FakeHub, digest_of
+from pellucid import AutoModelForCausalLM
 from pellucid.errors import (
     ArgumentError,
     BadTokenError,
@@ -35,6 +37,7 @@ from pellucid.errors import (
     UnsafeFileError,
 )
 from pellucid.hub import HubOptions, cache_folder, locate, push
+from test_gguf import model_of, write
 
 WEIGHTS = bytes(range(256)) * 1000
 MODEL = {
@@ -195,6 +198,26 @@ def test_named_chat_templates(hub, no_network):
             assert folder.names() == ["tokenizer.json"]
             assert [str(path.relative_to(folder.path)) for path in folder.path.rglob("*.jinja")] == [named]
         no_network()
+
+
+def test_one_gguf_file_of_many(hub, no_network, tmp_path):
+    path = write(tmp_path / "small.gguf", "llama", model_of("llama"))
+    hub.add("org/model", {"small.gguf": path.read_bytes(), "large.gguf": b"GGUF", "config.json": b"{}"})
+    wanted = ["config.json", "small.gguf", "tokenizer_config.json"]
+    assert all(names("org/model", want, gguf_file="small.gguf") == wanted for want in ("config", "weights"))
+    assert not any("large.gguf" in asked for asked in hub.asked())
+    no_network()
+    model = AutoModelForCausalLM.from_pretrained("org/model", gguf_file="small.gguf")
+    assert torch.equal(model.lm_head.weight, AutoModelForCausalLM.from_pretrained(path).lm_head.weight)
+    assert hub.asked() == []
+
+
+def test_a_gguf_file_that_is_not_there(hub):
+    hub.add("org/model", {"small.gguf": b"GGUF", "config.json": b"{}"})
+    with pytest.raises(MissingFileError, match=r"no file 'smal\.gguf'; did you mean 'small\.gguf'"):
+        locate("org/model", HubOptions(gguf_file="smal.gguf"), want="weights")
+    with pytest.raises(ArgumentError, match="not a name inside a repository"):
+        HubOptions(gguf_file="../small.gguf")
 
 
 def test_subfolders(hub, no_network):

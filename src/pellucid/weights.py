@@ -6,12 +6,14 @@ refused. Tensors in MXFP4, blocks of four-bit numbers with a scale each, look fr
 unpacked to.
 """
 
+import functools
 import json
 import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -391,15 +393,21 @@ def read_gguf(folder: GGUFFolder) -> dict[str, Stored]:
     return tensors
 
 
+@functools.cache
 def _gguf_formats() -> dict[int, tuple[int, int]]:
-    """Return for each format how many numbers are in a block, and how many bytes a block has."""
+    """Return for each format that can be unpacked how many numbers are in a block, and how many bytes it has."""
     try:
+        import numpy as np
         from gguf import GGML_QUANT_SIZES
-        from gguf.quants import _type_traits  # the formats that the library can unpack
+        from gguf.quants import dequantize
     except ImportError:
         raise MissingPackageError("GGUF files need the package gguf: pip install 'pellucid[gguf]'.") from None
-    plain = [kind for kind in GGML_QUANT_SIZES if kind.name in ("F32", "F16")]
-    return {int(kind): GGML_QUANT_SIZES[kind] for kind in [*plain, *_type_traits]}
+    formats = {}
+    for kind, (numbers, nbytes) in GGML_QUANT_SIZES.items():
+        with suppress(NotImplementedError):  # a format that the library only names
+            dequantize(np.zeros((1, nbytes), np.uint8), kind)
+            formats[int(kind)] = numbers, nbytes
+    return formats
 
 
 def _quantized(folder: GGUFFolder, entry: Entry, shape: tuple[int, ...]) -> Quantized:
@@ -418,11 +426,10 @@ def _quantized(folder: GGUFFolder, entry: Entry, shape: tuple[int, ...]) -> Quan
 def _dequantize(folder: Folder, stored: Stored, how: Quantized) -> Tensor:
     """Unpack one tensor, in float32."""
     import numpy as np
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    kind = GGMLQuantizationType(how.kind)
-    block, nbytes = GGML_QUANT_SIZES[kind]
+    block, nbytes = _gguf_formats()[how.kind]
     count = prod(how.shape) // block * nbytes
     content = bytearray(count)
     done = 0
@@ -432,11 +439,8 @@ def _dequantize(folder: Folder, stored: Stored, how: Quantized) -> Tensor:
             raise WeightsError(f"{folder.path} became shorter while it was read; load it again.")
         done += read
     rows = np.frombuffer(content, np.uint8).reshape(*how.shape[:-1], how.shape[-1] // block * nbytes)
-    if kind.name in ("F32", "F16"):
-        rows = rows.view(np.float32 if kind.name == "F32" else np.float16)
-    else:
-        rows = dequantize(rows, kind)
-    tensor = torch.from_numpy(rows.astype(np.float32, copy=False)).reshape(how.shape)
+    rows = dequantize(rows, GGMLQuantizationType(how.kind)).astype(np.float32, copy=False)
+    tensor = torch.from_numpy(rows).reshape(how.shape)
     if how.heads:
         tensor = tensor.unflatten(0, (how.heads, -1, 2)).transpose(1, 2).flatten(0, 2)
     if how.plus_one:
