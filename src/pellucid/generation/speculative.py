@@ -88,10 +88,12 @@ def draft_of(request: Request, assistant: Model | None) -> Draft | None:
         raise InputError(f"Guessing ahead is for one text; there are {len(request.given) * request.rows}.")
     if not request.says("use_cache") or request.config.cache_implementation not in (None, "dynamic"):
         raise InputError("Guessing ahead needs use_cache=True and the cache that grows, from which guesses can be cut.")
-    if assistant is None and tokens is not None:
-        return LookUp(tokens, request.says("max_matching_ngram_size"))
-    if assistant is None:
-        return None
+    if assistant is not None:
+        return _assistant(request, assistant)
+    return None if tokens is None else LookUp(tokens, request.says("max_matching_ngram_size"))
+
+
+def _assistant(request: Request, assistant: Model) -> Assistant:
     if not hasattr(assistant, "accepts"):
         raise InputError(f"assistant_model is a {type(assistant).__name__}; expected a model, as AutoModelForCausalLM.")
     if request.model.source_stack:
