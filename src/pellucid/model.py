@@ -301,8 +301,8 @@ class Model(nn.Module):
             use_safetensors: True refuses pytorch_model.bin.
             output_loading_info: whether to return `(model, report)`.
             options: those of the Hub (`revision`, `token`, `cache_dir`, `subfolder`, `force_download`,
-                `local_files_only`); every other keyword overrides a field of the config. `num_labels`, `id2label` or
-                `label2id` allow a new head.
+                `local_files_only`) and `gguf_file`; every other keyword overrides a field of the config. `num_labels`,
+                `id2label` or `label2id` allow a new head.
 
         Raises:
             HubError: if the files can not be had.
