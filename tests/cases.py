@@ -329,6 +329,7 @@ T5 = {
     "eos_token_id": 2,
     "decoder_start_token_id": 3,
 }
+READS_BACK = {"is_decoder": True, "add_cross_attention": True, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
 FSMT = {**BART, "src_vocab_size": 99, "tgt_vocab_size": 88}
 del FSMT["vocab_size"]
 SWITCH = {
@@ -382,6 +383,20 @@ CASES: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
         "decoder_start_token_id": 2,
     },
+    "encoder_decoder:bert": {
+        "encoder": {**ROBERTA, "model_type": "roberta"},
+        "decoder": {**BERT, **READS_BACK, "model_type": "bert"},
+        "pad_token_id": 3,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+    },
+    "encoder_decoder:roberta": {
+        "encoder": {**BERT, "model_type": "bert", "num_hidden_layers": 3},
+        "decoder": {**ROBERTA, **READS_BACK, "model_type": "roberta", "max_position_embeddings": 44, "hidden_size": 24},
+        "pad_token_id": 3,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+    },
     "prophetnet": PROPHETNET,
     "prophetnet:one": {**PROPHETNET, "ngram": 1, "add_cross_attention": False},
     "prophetnet:next": {**PROPHETNET, "disable_ngram_loss": True, "pad_token_id": 0, "decoder_start_token_id": 0},
@@ -421,6 +436,8 @@ CASES: dict[str, dict[str, Any]] = {
     "blenderbot_small": {**BART, "scale_embedding": True},
     "bart": {**BART, "scale_embedding": True},
     "bert": BERT,
+    "bert:decoder": {**BERT, **READS_BACK},
+    "roberta:decoder": {**ROBERTA, "is_decoder": True},
     "albert": {
         **BERT,
         "embedding_size": 24,
@@ -1262,6 +1279,8 @@ HEADS = {
     "marian": ("Model", "MTModel", "ForCausalLM"),
     "marian:apart": ("Model", "MTModel"),
     "encoder_decoder": ("Model",),
+    "encoder_decoder:bert": ("Model",),
+    "encoder_decoder:roberta": ("Model",),
     "prophetnet": ("Model", "ForConditionalGeneration", "ForCausalLM"),
     "prophetnet:one": ("ForCausalLM",),
     "prophetnet:next": ("ForConditionalGeneration",),
@@ -1274,6 +1293,8 @@ HEADS = {
     "blenderbot_small": ("Model", "ForConditionalGeneration", "ForCausalLM"),
     "bart": BART_HEADS,
     "bert": BERT_HEADS,
+    "bert:decoder": ("LMHeadModel",),
+    "roberta:decoder": ("ForCausalLM",),
     "distilbert": ENCODER_HEADS,
     "gpt2": ("Model", "LMHeadModel", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
     "gpt2:scaled": ("LMHeadModel",),

@@ -32,6 +32,7 @@ def mend() -> None:
     from transformers.models.fsmt.modeling_fsmt import FSMTModel, SinusoidalPositionalEmbedding
     from transformers.models.mvp.modeling_mvp import MvpEncoder
     from transformers.models.prophetnet.modeling_prophetnet import ProphetNetNgramSelfAttention
+    from transformers.models.roberta.modeling_roberta import RobertaForCausalLM
 
     build = MvpEncoder.__init__  # it takes the word that there are prompts for embeddings, and makes none
     MvpEncoder.__init__ = lambda self, config, prompt=False: build(self, config, use_prompt=prompt)
@@ -40,6 +41,10 @@ def mend() -> None:
     FSMTModel.forward = lambda self, *args, **inputs: run(self, *args, **cacheless(inputs))
     look = ProphetNetNgramSelfAttention.get_predict_relative_pos_embeddings
     ProphetNetNgramSelfAttention.get_predict_relative_pos_embeddings = one_by_one(look)
+    feed = RobertaForCausalLM.prepare_inputs_for_generation  # it counts from 0 there, which is no text's first position
+    RobertaForCausalLM.prepare_inputs_for_generation = lambda self, *args, **kwargs: {
+        name: x for name, x in feed(self, *args, **kwargs).items() if name != "position_ids"
+    }
     place = SinusoidalPositionalEmbedding.__init__  # what it computes would be learned
 
     def place_for_good(self: Any, *args: Any) -> None:

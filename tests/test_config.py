@@ -309,8 +309,7 @@ IMPOSSIBLE = {
     "dtype": ({"dtype": 16}, "dtype is 16"),
     "both spellings": ({"dtype": "float16", "torch_dtype": "float32"}, "torch_dtype is 'float32', but dtype"),
     "relative positions": ({"position_embedding_type": "relative_key"}, "'relative_key'; only 'absolute' is"),
-    "decoder": ({"is_decoder": True}, "is_decoder is True; only False is implemented"),
-    "cross-attention": ({"add_cross_attention": True}, "add_cross_attention is True"),
+    "cross-attention": ({"add_cross_attention": True}, "add_cross_attention is True, but is_decoder is False"),
     "rotary": ({"rope_theta": 10000.0}, "rope_theta is 10000.0, which BertConfig does not implement"),
     "quantised": ({"quantization_config": {"bits": 4}}, r"quantization_config is \{'bits': 4\}"),
     "quantised by": ({"quantization_config": {"quant_method": "awq"}}, "weights quantized by 'awq' can not be read"),
@@ -380,10 +379,10 @@ def test_absurd_sizes_cost_nothing():
 
 def test_fields_set_after_the_check_are_checked_by_the_model():
     config = BertConfig.from_dict(TINY)
-    config.hidden_act, config.is_decoder = "gleu", True
-    with pytest.raises(ConfigError, match="is_decoder is True"):
+    config.hidden_act, config.position_embedding_type = "gleu", "relative_key"
+    with pytest.raises(ConfigError, match="position_embedding_type is 'relative_key'"):
         pellucid.BertModel(config)
-    config.is_decoder = False
+    config.position_embedding_type = "absolute"
     with pytest.raises(ConfigError, match="hidden_act is 'gleu'"):
         pellucid.BertModel(config)
 

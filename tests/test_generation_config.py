@@ -1,11 +1,13 @@
 """generation_config.json as published: read in silence, kept as it is, and beaten by what a call says."""
 
 import json
+import shutil
+import warnings
 
 import pytest
 import torch
 
-from oracle import ours
+from oracle import checkpoint, ours, reference_class
 from pellucid import GenerationConfig
 from pellucid.errors import ArgumentError, InputError
 
@@ -168,3 +170,83 @@ def test_numbers_of_other_libraries():
     assert config.eos_ids == [2]
     assert GenerationConfig(eos_token_id=torch.tensor([2, 7])).eos_ids == [2, 7]
     assert ours("gpt2", "LMHeadModel").generate(prompt(), max_new_tokens=numpy.int64(3)).shape == (1, 7)
+
+
+# --- folders from before generation_config.json -----------------------------------------------------------------------
+
+# What config.json says of writing in folders of 2020 and 2021, with ids of a small vocabulary.
+EARLIER = {
+    "bart-large-cnn": {
+        "early_stopping": True, "forced_bos_token_id": 0, "forced_eos_token_id": 2, "length_penalty": 2.0,
+        "max_length": 24, "min_length": 9, "no_repeat_ngram_size": 3, "num_beams": 4,
+    },
+    "opus-mt": {"bad_words_ids": [[1], [7, 9]], "max_length": 14, "num_beams": 6, "num_return_sequences": 1},
+    "pegasus": {"length_penalty": 0.8, "max_length": 18, "num_beams": 8, "do_sample": False, "temperature": 1.0},
+    "wmt19": {"early_stopping": False, "length_penalty": 1.15, "max_length": 20, "num_beams": 5, "top_k": 50},
+    "led": {"max_length": 16, "min_length": 6, "num_beams": 2, "suppress_tokens": [4, 5], "repetition_penalty": 1.5},
+    "dialog": {"encoder_no_repeat_ngram_size": 2, "max_length": 17, "num_beams": 4, "num_beam_groups": 1},
+    "sampled": {"do_sample": True, "top_k": 4, "temperature": 0.7, "max_length": 12},
+}  # fmt: skip
+WRITERS = {"bart": "ForConditionalGeneration", "t5": "ForConditionalGeneration", "marian": "MTModel",
+           "fsmt": "ForConditionalGeneration", "encoder_decoder": "Model", "gpt2": "LMHeadModel"}  # fmt: skip
+
+
+def both_with(tmp_path, architecture, said, beside=None):
+    """Return our model and the original's of a folder whose config.json says something, too."""
+    head = WRITERS[architecture]
+    shutil.copytree(checkpoint(architecture, head), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").unlink()
+    if beside is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(beside))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | said))
+    classes = (type(ours(architecture, head)), reference_class(architecture, head))
+    return [cls.from_pretrained(tmp_path) for cls in classes]
+
+
+def written(model, **options):
+    """Return what a model writes when a call says nothing about it."""
+    ids = torch.randint(5, 99, (3, 7), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the original wants to be told how long
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+
+
+@pytest.mark.parametrize("name", EARLIER)
+@pytest.mark.parametrize("architecture", WRITERS)
+def test_same_as_the_original_where_config_json_says_all(tmp_path, architecture, name):
+    said = EARLIER[name]
+    if architecture == "gpt2":
+        said = {key: value for key, value in said.items() if not key.startswith(("encoder", "forced_bos"))}
+    if architecture == "encoder_decoder":
+        said = {"decoder_start_token_id": 3, "eos_token_id": 2, "pad_token_id": 1, "bos_token_id": 0, **said}
+    model, original = both_with(tmp_path, architecture, said)
+    limit = {"max_length": 20} if said["max_length"] == 20 else {}  # there, that is what nobody has said
+    assert torch.equal(written(model, **limit), written(original, **limit))
+    more = {"num_beams": 1, "early_stopping": None, "length_penalty": None, "do_sample": False, "max_length": 13}
+    assert torch.equal(written(model, **more), written(original, **more))
+
+
+def test_a_generation_config_json_takes_the_place_of_what_config_json_says(tmp_path):
+    file = {"max_length": 11, "no_repeat_ngram_size": 2, "decoder_start_token_id": 2, "eos_token_id": 2}
+    model, original = both_with(tmp_path, "bart", EARLIER["bart-large-cnn"], file)
+    assert torch.equal(written(model), written(original)) and written(model).shape[1] <= 11
+    (tmp_path / "generation_config.json").write_text('{"max_length": 11}')  # which the original can not write with
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(written(again), written(model, no_repeat_ngram_size=None))
+    again.generation_config = GenerationConfig(max_length=9)
+    assert written(again).shape[1] <= 9
+
+
+def test_what_is_changed_is_saved_with_the_rest(tmp_path):
+    model, original = both_with(tmp_path / "old", "bart", EARLIER["bart-large-cnn"])
+    model.save_pretrained(tmp_path / "same")
+    assert not (tmp_path / "same" / "generation_config.json").exists()
+    assert torch.equal(written(type(model).from_pretrained(tmp_path / "same")), written(model))
+    model.generation_config.num_beams = 2
+    model.save_pretrained(tmp_path / "new")
+    file = json.loads((tmp_path / "new" / "generation_config.json").read_text())
+    assert file == EARLIER["bart-large-cnn"] | file | {"num_beams": 2} and file["decoder_start_token_id"] == 2
+    for cls in (type(model), type(original)):
+        assert torch.equal(written(cls.from_pretrained(tmp_path / "new")), written(original, num_beams=2))

@@ -216,7 +216,7 @@ def test_every_parameter_gets_a_gradient(architecture, head):
     spared = ("key.bias", "k_lin.bias", "key_global.bias")  # a bias of all keys changes no weight
     spared += ("start_logits.dense.bias", "end_logits.dense_1.bias")  # nor one of all tokens a probability
     optional = r"\.pooler\.|contact_head|lang_embeddings|longformer.*\.1\.attention\.self"  # only some heads use it
-    optional += r"|\.encoder_attn|\.cross_attn"  # of a decoder without an encoder
+    optional += r"|\.encoder_attn|\.cross_?att"  # of a decoder without an encoder
     optional += r"|_global\.|mask_emb|seg_embed|r_s_bias"  # and only some inputs
     optional += r"|entity_embeddings|entity_predictions|[we]2[we]_query"
     optional += r"|e_score_correction_bias|act_fn\.(beta|eps)"  # and a choice has none, nor what is given
@@ -472,7 +472,8 @@ def test_the_original_loads_what_we_save(architecture, head, tmp_path):
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
     assert not {name for name in info["missing_keys"] if not name.endswith((*COMPUTED, *model.unread))}
     for name, tensor in reference(architecture, head).state_dict().items():
-        assert torch.equal(tensor, back.state_dict()[name]), name
+        if not name.endswith(COMPUTED):  # which the original makes anew when it reads a longer text
+            assert torch.equal(tensor, back.state_dict()[name]), name
     assert load_file(tmp_path / "model.safetensors").keys() == stored(architecture, head).keys()
 
 

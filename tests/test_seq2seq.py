@@ -9,7 +9,7 @@ from cases import EVERY_CLASS, OWN_ATTENTIONS, PADDING_COUNTS
 from oracle import is_pair, of_gradients, ours, reference, stored_gradients
 from pellucid import Layout
 from pellucid.cache import Cache
-from pellucid.errors import InputError
+from pellucid.errors import ConfigError, InputError
 from test_models import EVEN, LENGTHS, assert_equal_outputs, numbers, padded, texts
 
 WRITERS = ("ForConditionalGeneration", "MTModel")
@@ -277,7 +277,26 @@ def test_bad_input_is_explained(architecture, head):
     if not reads_twice(model):
         with pytest.raises(InputError, match="decoder_input_ids holds 104; expected 0 to"):
             model(**{**inputs, "decoder_input_ids": inputs["decoder_input_ids"].clone().fill_(104)})
+    if head in WRITERS:
+        with pytest.raises(InputError, match=r"labels holds 104; expected 0 to \d+. -100 stands where nothing"):
+            model(input_ids=inputs["input_ids"], labels=torch.tensor([[5, 104, 5]] * 4))
+    if head in (*WRITERS, "Model") and not reads_twice(model):
+        with pytest.raises(InputError, match=r"decoder_input_ids has 3 row\(s\), the source 4"):
+            model(input_ids=inputs["input_ids"], decoder_input_ids=inputs["decoder_input_ids"][:3])
+        model(input_ids=inputs["input_ids"], decoder_input_ids=inputs["decoder_input_ids"].repeat(2, 1))
     long = torch.ones(1, 41, dtype=torch.long)
     if "embed_positions" in str(list(dict(model.named_parameters()))) and not reads_twice(model):
         with pytest.raises(InputError, match="The text has 41 tokens, this model reads 40"):
             model(input_ids=long, decoder_input_ids=long[:, :3])
+
+
+@pytest.mark.parametrize("kind", ["bart", "bigbird_pegasus", "mbart", "mt5", "mvp", "plbart", "t5", "umt5"])
+def test_a_config_without_an_end_token_is_explained(kind):
+    model = ours(kind, "ForSequenceClassification")
+    ids = torch.stack(sources(model, EVEN))
+    for ends in (None, []):
+        model.config.eos_token_id = ends
+        with pytest.raises(ConfigError, match=r"eos_token_id is (None|\[\]), .* set config.eos_token_id to its id"):
+            model(ids)
+    model.config.eos_token_id = [2, 98]
+    assert model(ids).logits.shape == (4, 3)

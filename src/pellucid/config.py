@@ -406,6 +406,21 @@ class Config:
         return getattr(self, "max_position_embeddings", None)
 
     @property
+    def end_ids(self) -> list[int]:
+        """The ids of the tokens that end a text.
+
+        Raises:
+            ConfigError: if the config names none.
+        """
+        ends = self.eos_token_id
+        if ends is None or ends == []:
+            raise ConfigError(
+                f"eos_token_id is {ends}, but this model looks for the last end token of each text; set "
+                "config.eos_token_id to its id, which tokenizer.eos_token_id tells."
+            )
+        return ends if isinstance(ends, list) else [ends]
+
+    @property
     def num_labels(self) -> int:
         """The number of labels of a classification head."""
         return len(self.id2label)

@@ -45,11 +45,6 @@ Result = TypeVar("Result")
 _one_at_a_time = threading.Lock()
 
 
-def is_commit(revision: str) -> bool:
-    """Whether a revision is the full hash of a commit, which never changes what it means."""
-    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-
-
 @dataclass(frozen=True)
 class Remote:
     """One file of a repository at a commit."""
@@ -99,7 +94,7 @@ class Hub:
             for file in answer.siblings or []:
                 digest = str(file.lfs.sha256 if file.lfs else file.blob_id)
                 files[file.rfilename] = Remote(file.rfilename, int(file.size or 0), digest)
-                if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest) or not is_commit(commit):
+                if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digest) or not re.fullmatch("[0-9a-f]{40}", commit):
                     raise ValueError(f"{digest!r} or {commit!r} is no hash")
         return commit, files
 

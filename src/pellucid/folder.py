@@ -31,7 +31,7 @@ from .errors import (
 
 READABLE = (
     *(".bin", ".bpe", ".codes", ".jinja", ".json", ".jsonl", ".md"),
-    *(".model", ".safetensors", ".spm", ".tiktoken", ".txt", ".vocab"),
+    *(".model", ".safetensors", ".spm", ".tiktoken", ".tokenizer", ".txt", ".vocab"),
 )  # what is data by its suffix; nothing else in a folder is ever opened
 
 WHOLE_FILE_LIMIT = 256 * 2**20  # bytes; the largest tokenizer.json in use has about 35 MB

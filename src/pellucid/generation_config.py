@@ -145,13 +145,14 @@ class GenerationConfig:
         return super().__new__(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self.names() and name != "_extra" and name not in self._extra:
+        if name not in (*self.names(), "_extra", "_is_open") and name not in self._extra:
             hint = did_you_mean(name, self.names()) or "."
             raise AttributeError(f"{type(self).__name__} has no setting {name!r}{hint}")
         object.__setattr__(self, name, value)
 
     def __post_init__(self) -> None:
         self._extra: dict[str, Any] = {}  # keys of the file that are no fields
+        self._is_open = False  # whether what config.json says about writing counts, too
         if faults := list(self.faults()):
             raise InputError(f"{'; '.join(faults)}.")
 
@@ -178,6 +179,22 @@ class GenerationConfig:
     def over(self, other: "GenerationConfig") -> "GenerationConfig":
         """Return what this one says, and where it says nothing the other."""
         return GenerationConfig(**(other.said() | self.said()))
+
+    @classmethod
+    def unsaid(cls) -> Self:
+        """Return the settings of a model without a generation_config.json, for which config.json speaks."""
+        config = cls()
+        config._is_open = True
+        return config
+
+    def beside(self, config: Config) -> "GenerationConfig":
+        """Return all that holds for a model of this config.
+
+        Older folders have all in config.json. A generation_config.json, or settings that somebody gives a model, take
+        the place of that, but for the ids of tokens that they leave out.
+        """
+        said = GenerationConfig.from_model_config(config)
+        return self.over(said if self._is_open else GenerationConfig(**{name: getattr(said, name) for name in IDS}))
 
     def faults(self) -> Iterator[str]:
         """Yield a sentence for each setting that is impossible."""
@@ -222,7 +239,7 @@ class GenerationConfig:
     def from_folder(cls, folder: Folder) -> Self:
         """Read generation_config.json of an open folder; all is unsaid where there is none."""
         if FILE not in folder:
-            return cls()
+            return cls.unsaid()
         return cls.from_dict(folder.read_json(FILE), where=f"{folder.path}/{FILE}")
 
     @classmethod
@@ -238,7 +255,13 @@ class GenerationConfig:
     def from_model_config(cls, config: Config) -> Self:
         """Read what config.json says about writing, as older files do."""
         said = {name: getattr(config, name, None) for name in cls.names() if name not in NOT_IN_CONFIG}
+        if said["max_length"] == EVERY_LENGTH:
+            del said["max_length"]
         return cls.from_dict({name: value for name, value in said.items() if value is not None}, where="config.json")
+
+    def for_file(self, config: Config) -> "GenerationConfig":
+        """Return what generation_config.json is to say beside this config, which it keeps from counting."""
+        return self.beside(config) if self._is_open and self.said() else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return what generation_config.json will hold."""
@@ -320,6 +343,8 @@ FLAGS = (
     *("output_scores", "output_logits", "output_attentions", "output_hidden_states"),
 )
 CHOSEN = ("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")
-TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", *CHOSEN)
-# Fields of a model's config of the same names that say something else, or are defaults of all configs of their time.
-NOT_IN_CONFIG = frozenset({"use_cache", "output_attentions", "output_hidden_states", "output_scores", "max_length"})
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+TOKENS = (*IDS, *CHOSEN)
+# Fields of a model's config of the same names that say something else.
+NOT_IN_CONFIG = frozenset({"use_cache", "output_attentions", "output_hidden_states", "output_scores"})
+EVERY_LENGTH = 20  # the max_length that config.json once had for all models, of those that write nothing, too

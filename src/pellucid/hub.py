@@ -6,15 +6,12 @@ holds, fetches only what is wanted, and files nothing that is not what was promi
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from .download import WITHOUT_NETWORK, Hub, Remote, folder_hint, is_commit
 from .errors import (
     ArgumentError,
     HubError,
@@ -27,16 +24,18 @@ from .errors import (
     did_you_mean,
 )
 from .folder import Folder, nearest_sibling
-from .gguf import GGUFFolder
 
-Want = Literal["config", "tokenizer", "weights", "modules"]
+if TYPE_CHECKING:
+    from .download import Hub, Remote
+
+Want = Literal["config", "tokenizer", "weights", "modules", "adapter"]
 
 # Patterns of what is fetched, in the order in which it appears in the cache: what makes a folder complete comes last.
 CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = (
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"),
     *("chat_template.json", "merges.txt", "bpe.codes", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json"),
-    "tokenizer.json",
+    *("prophetnet.tokenizer", "tokenizer.json"),
 )
 WEIGHT_FILES = ("generation_config.json", "config.json")  # and one of the pairs below
 WEIGHTS = (
@@ -44,7 +43,11 @@ WEIGHTS = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 MODULE_FILES = ("config.json", "config_sentence_transformers.json", "sentence_*_config.json", "modules.json")
-VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # and adapter_config.json
+VOCABULARIES = (
+    *("tokenizer.json", "tekken.json", "vocab.txt", "vocab.json", "vocab-src.json", "prophetnet.tokenizer"),
+    *("*.model", "*.spm", "*.tiktoken"),
+)
 ASKED_FOR = {  # their absence is noted in the cache
     "tokenizer": ("tokenizer_config.json", "tokenizer.json", "merges.txt"),
     "modules": ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
@@ -76,12 +79,13 @@ OWNERS = {
 
 EMBEDDED = "pellucid/"  # models that are shipped inside this package
 
+_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "force_download", "local_files_only", "gguf_file")
 
-@dataclass(frozen=True)
+
 class HubOptions:
-    """How a model is looked for.
+    """How a model is looked for; a value that nobody changes.
 
-    Attributes:
+    Args:
         revision: a branch, tag or commit.
         token: an access token; `None` or `True` takes the saved one, `False` sends none.
         cache_dir: the cache, instead of the one that the environment names.
@@ -91,21 +95,24 @@ class HubOptions:
         gguf_file: the name of a GGUF file in the repository or directory, to be loaded instead of all others.
     """
 
-    revision: str = "main"
-    token: str | bool | None = None
-    cache_dir: str | os.PathLike[str] | None = None
-    subfolder: str = ""
-    force_download: bool = False
-    local_files_only: bool = False
-    gguf_file: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("revision", "subfolder", "gguf_file"):
-            value = getattr(self, name)
+    def __init__(
+        self,
+        revision: str = "main",
+        token: str | bool | None = None,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        subfolder: str = "",
+        force_download: bool = False,
+        local_files_only: bool = False,
+        gguf_file: str = "",
+    ):
+        for name, value in {"revision": revision, "subfolder": subfolder, "gguf_file": gguf_file}.items():
             if not isinstance(value, str) or ".." in value.split("/") or re.search(r"[\\\0-\x1f]|^/", value):
                 raise ArgumentError(f"{name}={value!r} is not a name inside a repository. Expected one like 'main'.")
-        if self.force_download and self.local_files_only:
+        if force_download and local_files_only:
             raise ArgumentError("force_download and local_files_only exclude each other. Leave one of them out.")
+        self.revision, self.token, self.cache_dir, self.subfolder = revision, token, cache_dir, subfolder
+        self.force_download, self.local_files_only, self.gguf_file = force_download, local_files_only, gguf_file
 
     @classmethod
     def take(cls, kwargs: dict[str, Any]) -> "HubOptions":
@@ -114,7 +121,7 @@ class HubOptions:
         Raises:
             ArgumentError: if a value can not be honoured.
         """
-        given = {field.name: kwargs.pop(field.name) for field in fields(cls) if field.name in kwargs}
+        given = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         older = kwargs.pop("use_auth_token", None)
         given["token"] = older if given.get("token") is None else given["token"]
         for name in ("resume_download", "use_fast", "mirror"):  # without a meaning today
@@ -124,6 +131,11 @@ class HubOptions:
         if kwargs.pop("proxies", None):
             raise ArgumentError("proxies is not an argument. Set the environment variable HTTPS_PROXY.")
         return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def inside(self, folder: str) -> "HubOptions":
+        """Return the same options for a folder inside; `""` for the same place."""
+        place = "/".join(part for part in (self.subfolder, folder) if part)
+        return HubOptions(**{**vars(self), "subfolder": place})
 
 
 def locate(name: str | os.PathLike[str], options: HubOptions | None = None, *, want: Want) -> Folder:
@@ -147,7 +159,7 @@ def locate(name: str | os.PathLike[str], options: HubOptions | None = None, *, w
         raise InputError(f"the name of a model is {name!r}. Expected a folder, or a name like 'organisation/model'.")
     path = Path(os.path.expanduser(text))
     if text and os.path.exists(path):
-        return GGUFFolder(path) if path.suffix == ".gguf" else _open(path / options.subfolder, options)
+        return _open_gguf(path) if path.suffix == ".gguf" else _open(path / options.subfolder, options)
     if text.startswith(EMBEDDED):
         return _embedded(text)
     _check_name(text)
@@ -170,7 +182,13 @@ def locate(name: str | os.PathLike[str], options: HubOptions | None = None, *, w
 
 
 def _open(path: Path, options: HubOptions) -> Folder:
-    return GGUFFolder(path / options.gguf_file) if options.gguf_file else Folder(path)
+    return _open_gguf(path / options.gguf_file) if options.gguf_file else Folder(path)
+
+
+def _open_gguf(path: Path) -> Folder:
+    from .gguf import GGUFFolder
+
+    return GGUFFolder(path)
 
 
 def _embedded(name: str) -> Folder:
@@ -227,6 +245,11 @@ def _offline_variable() -> str | None:
     return None
 
 
+def _is_commit(revision: str) -> bool:
+    """Whether a revision is the full hash of a commit, which never changes what it means."""
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
 class _Cached:
     """One repository in the cache: `blobs` by hash, `snapshots` of links into them, `refs` from a name to a commit."""
 
@@ -237,11 +260,11 @@ class _Cached:
 
     def _read_commit(self) -> str | None:
         """Return the commit that the revision was when something of it was fetched last."""
-        if is_commit(self.revision):
+        if _is_commit(self.revision):
             return self.revision
         with suppress(OSError, UnicodeDecodeError):
             commit = (self.root / "refs" / self.revision).read_text(encoding="ascii").strip()
-            return commit if is_commit(commit) else None
+            return commit if _is_commit(commit) else None
         return None
 
     @property
@@ -262,6 +285,8 @@ class _Cached:
             return True
         if want == "modules":
             return self._is_known(folder, "modules.json")
+        if want == "adapter":
+            return "adapter_config.json" in folder and any(name in folder for name in ADAPTER_FILES)
         if want == "config":
             return "config.json" in folder
         if want == "weights":
@@ -289,6 +314,8 @@ class _Cached:
             try:
                 path.symlink_to(os.path.relpath(self.blob(digest), path.parent))
             except OSError:  # a file system without links
+                import shutil
+
                 shutil.copyfile(self.blob(digest), path)
 
         _put(self.snapshot / name, create)
@@ -342,6 +369,8 @@ def shards_of(index: dict[str, Any], name: str) -> list[str]:
 
 def _download(name: str, options: HubOptions, want: Want) -> Folder:
     """Fetch what is wanted into the cache, and open it there."""
+    from .download import WITHOUT_NETWORK, Hub, folder_hint
+
     variable = "local_files_only=True" if options.local_files_only else _offline_variable()
     if variable:
         raise OfflineError(
@@ -374,7 +403,7 @@ def _download(name: str, options: HubOptions, want: Want) -> Folder:
     return _open(cached.snapshot, options)
 
 
-def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, dict[str, Remote]]:
+def _resolve(hub: "Hub", spellings: list[str], options: HubOptions) -> "tuple[str, dict[str, Remote]]":
     """Return a commit and its files: the commit of which something is cached, so that a model fits its tokenizer."""
     for spelling in [] if options.force_download else spellings:
         cached = _Cached(spelling, options)
@@ -384,7 +413,7 @@ def _resolve(hub: Hub, spellings: list[str], options: HubOptions) -> tuple[str, 
     return hub.listing()
 
 
-def _choose(hub: Hub, here: dict[str, Remote], want: Want, gguf_file: str) -> dict[str, Remote]:
+def _choose(hub: "Hub", here: "dict[str, Remote]", want: Want, gguf_file: str) -> "dict[str, Remote]":
     """Return the files to fetch, those last that make the folder complete."""
     if gguf_file:
         return {gguf_file: here.get(gguf_file) or _refuse_missing(hub, gguf_file, here)}
@@ -393,10 +422,14 @@ def _choose(hub: Hub, here: dict[str, Remote], want: Want, gguf_file: str) -> di
         "tokenizer": TOKENIZER_FILES,
         "weights": WEIGHT_FILES,
         "modules": MODULE_FILES,
+        "adapter": ("adapter_config.json",),
     }[want]
     if want == "weights":
         pairs = [name for pair in WEIGHTS for name in pair if name in here]
         patterns = (*patterns, *(pairs[:1] or _refuse_missing(hub, "model.safetensors", here)))
+    if want == "adapter":
+        stored = [name for name in ADAPTER_FILES if name in here]
+        patterns = (*(stored[:1] or _refuse_missing(hub, ADAPTER_FILES[0], here)), *patterns)
     names = [
         name
         for pattern in patterns
@@ -405,14 +438,15 @@ def _choose(hub: Hub, here: dict[str, Remote], want: Want, gguf_file: str) -> di
     ]
     if "tokenizer.json" in names and "tekken.json" in names:  # the same again, 20 MB of it
         names.remove("tekken.json")
-    if want in ("config", "weights") and "config.json" not in names:
-        _refuse_missing(hub, "config.json", here)
+    needed = {"config": "config.json", "weights": "config.json", "adapter": "adapter_config.json"}.get(want)
+    if needed and needed not in names:
+        _refuse_missing(hub, needed, here)
     if not any(fnmatchcase(name, pattern) for name in names for pattern in VOCABULARIES) and want == "tokenizer":
         _refuse_missing(hub, "tokenizer.json", here)
     return {name: here[name] for name in names}
 
 
-def _refuse_missing(hub: Hub, name: str, here: dict[str, Remote]) -> NoReturn:
+def _refuse_missing(hub: "Hub", name: str, here: "dict[str, Remote]") -> NoReturn:
     found = sorted(here)
     listed = ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
     raise MissingFileError(
@@ -421,7 +455,7 @@ def _refuse_missing(hub: Hub, name: str, here: dict[str, Remote]) -> NoReturn:
     )
 
 
-def _fetch(hub: Hub, cached: _Cached, files: dict[str, Remote], *, again: bool) -> None:
+def _fetch(hub: "Hub", cached: _Cached, files: "dict[str, Remote]", *, again: bool) -> None:
     """Download files and, when all of them are here, let them appear in the cache."""
     missing = {name: file for name, file in files.items() if again or not cached.has(name)}
     for file in missing.values():
@@ -461,6 +495,8 @@ def push(
         NotFoundError: if there is no such folder, or it is empty.
         HubError: if the Hub refuses; its subclasses say why.
     """
+    from .download import Hub
+
     Folder(folder_path).close()
     _check_name(repo_id)
     hub = Hub(repo_id, revision=revision or "main", token=token)

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -163,8 +164,10 @@ def _alike(model: "Model", found: dict[str, str]) -> tuple[str, list[str]]:
     known = home.get(own.__name__) is own and hasattr(model, model.prefix)
     if not known or any(issubclass(kind, own) or kind.__name__.endswith(PRETRAINING) for kind in saved):
         return "", []
-    with torch.device("meta"):
-        names = {name for kind in saved for name, _ in kind(model.config).named_parameters()}
+    names: set[str] = set()
+    for kind in saved:
+        with torch.device("meta"), suppress(ConfigError):  # of an encoder, which the config now makes a decoder
+            names |= {name for name, _ in kind(model.config).named_parameters()}
     alike = [name for name in found if name in names and not name.startswith(f"{model.prefix}.")]
     return ", ".join(kind.__name__ for kind in saved), alike
 

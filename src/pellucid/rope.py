@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .config import Config, shorten
+from .errors import ConfigError
 from .layout import Layout
 
 KINDS = {  # kind -> the numbers it needs, and those it may have
@@ -141,6 +142,26 @@ class Rope:
         if isinstance(stretch, Tensor):
             stretch = stretch[:, None]
         return angles.cos() * stretch, angles.sin() * stretch
+
+    def turn_halves(self, layout: Layout, position_ids: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the same for heads whose dimensions i and i + size / 2 are a pair, (B, 1, T, size) each.
+
+        Sines are negative in the first half: x is turned by x * cos + x.roll(size / 2) * sin, in few steps.
+        """
+        cos, sin = (part.to(dtype) for part in self.turn(layout, position_ids))
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+    def fixed(self) -> tuple[list[float], float]:
+        """Return the speed of each pair, and what cosines and sines are multiplied with, for other frameworks.
+
+        Raises:
+            ConfigError: if they depend on how long a text is.
+        """
+        if self.kind in ("dynamic", "longrope"):
+            raise ConfigError(f"rope_type is {self.kind!r}, which the PyTorch classes alone implement; use these.")
+        one = torch.zeros(1, 1, dtype=torch.long)
+        speeds, stretch = self._speeds(Layout(one), one)
+        return speeds.tolist(), float(stretch)
 
     def _speeds(self, layout: Layout, positions: Tensor) -> tuple[Tensor, Tensor | float]:
         """Return the speed of each pair, and what cosines and sines are multiplied with."""

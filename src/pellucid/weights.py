@@ -11,7 +11,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OLD_SINGLE, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MAX_HEADER = 8 * 2**20  # bytes; some 70,000 tensors in one file, which takes the JSON parser about 300 MB
 READERS = 4  # threads; more do not read faster from a page cache
+PIECE = 2**24  # bytes that a thread reads at once, so that one large tensor keeps all of them busy
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # what four bits say, the first of which is the sign
 
 DTYPES = {
@@ -86,6 +87,7 @@ class Checkpoint:
     Args:
         folder: an open folder.
         safetensors_only: refuse pytorch_model.bin.
+        names: the files to look for, the first of which that is there is read.
 
     Raises:
         WeightsError: if a file is broken, or the shards do not make a whole.
@@ -93,23 +95,29 @@ class Checkpoint:
         UnsafeFileError: if an index names anything but files of its own kind.
     """
 
-    def __init__(self, folder: Folder, *, safetensors_only: bool = False):
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        safetensors_only: bool = False,
+        names: tuple[str, ...] = (SINGLE, INDEX, OLD_SINGLE, OLD_INDEX),
+    ):
         self.folder = folder
         self.tensors: dict[str, Stored] = {}
         if isinstance(folder, GGUFFolder):
             self.tensors = read_gguf(folder)
             return
-        source = next((name for name in (SINGLE, INDEX, OLD_SINGLE, OLD_INDEX) if name in folder), None)
+        source = next((name for name in names if name in folder), None)
         if source is None or (safetensors_only and source in (OLD_SINGLE, OLD_INDEX)):
-            wanted = f"{SINGLE}, as use_safetensors=True asks" if source else f"{SINGLE}, {INDEX} or {OLD_SINGLE}"
+            wanted = f"{SINGLE}, as use_safetensors=True asks" if source else " or ".join(names)
             raise MissingFileError(
                 f"{folder.path} has no weights; expected {wanted}, found: {', '.join(folder.names())}."
             )
-        read = read_bin if source in (OLD_SINGLE, OLD_INDEX) else read_header
+        read = read_bin if source.endswith((".bin", OLD_INDEX)) else read_header
         files = indexed_files(folder, source) if source in (INDEX, OLD_INDEX) else {source: []}
-        for file, names in files.items():
+        for file, indexed in files.items():
             found = read(folder, file)
-            if lost := [name for name in names if name not in found]:
+            if lost := [name for name in indexed if name not in found]:
                 raise WeightsError(
                     f"{folder.path}: {source} says that {file} holds {lost[0]}, but it does not; fetch both again."
                 )
@@ -135,8 +143,9 @@ class Checkpoint:
                 go once it is copied, and can not be read again.
         """
         by_place = sorted(wanted, key=lambda name: (self.tensors[name].file, self.tensors[name].begin))
+        work = [step for name in by_place for step in self._steps(name, wanted[name])]
         with ThreadPoolExecutor(READERS) as pool:
-            for _ in pool.map(lambda name: self._read_into(name, wanted[name]), by_place):
+            for _ in pool.map(lambda step: step(), work):
                 pass
 
     def load(self, name: str) -> Tensor:
@@ -150,44 +159,50 @@ class Checkpoint:
             return _dequantize(self.folder, stored, stored.quantized)
         tensor = torch.empty(stored.shape, dtype=stored.dtype)
         if stored.packed is None:
-            self._read_bytes(stored, tensor)
+            for step in self._reads(stored, tensor):
+                step()
         else:
             self._unpack_into(stored.packed, tensor)
         return tensor
 
-    def _read_into(self, name: str, target: Tensor) -> None:
+    def _steps(self, name: str, target: Tensor) -> list[Callable[[], None]]:
+        """Return what fills a tensor, as calls that threads may make in any order."""
         stored = self.tensors[name]
-        with torch.no_grad():
-            if stored.tensor is not None:
-                target.copy_(stored.tensor)
-                self.tensors[name] = replace(stored, tensor=None)
-            elif stored.packed is not None:
-                self._unpack_into(stored.packed, target)
-            elif (
-                stored.quantized is None
-                and stored.dtype == target.dtype
-                and target.device.type == "cpu"
-                and target.is_contiguous()
-            ):
-                self._read_bytes(stored, target)
-            else:
-                target.copy_(self.load(name))
+        plain = stored.tensor is None and stored.packed is None and stored.quantized is None
+        if plain and stored.dtype == target.dtype and target.device.type == "cpu" and target.is_contiguous():
+            return self._reads(stored, target)
+        return [lambda: self._copy_into(name, target)]
+
+    @torch.no_grad()
+    def _copy_into(self, name: str, target: Tensor) -> None:
+        stored = self.tensors[name]
+        if stored.tensor is not None:
+            target.copy_(stored.tensor)
+            self.tensors[name] = replace(stored, tensor=None)
+        elif stored.packed is not None:
+            self._unpack_into(stored.packed, target)
+        else:
+            target.copy_(self.load(name))
 
     def _unpack_into(self, packed: tuple[Stored, Stored], target: Tensor) -> None:
         blocks, scales = (self._load(part) for part in packed)
         for i in range(len(blocks)):  # one by one, since the way there takes many times the memory
             target[i].copy_(unpack_mxfp4(blocks[i], scales[i]).T)
 
-    def _read_bytes(self, stored: Stored, target: Tensor) -> None:
+    def _reads(self, stored: Stored, target: Tensor) -> list[Callable[[], None]]:
+        """Return the calls that read a tensor's bytes, a piece each, straight into its memory."""
         if not target.numel():
-            return
-        descriptor = self.folder.descriptor(stored.file)
+            return []
         view = target.detach().reshape(-1).view(torch.uint8).numpy().data
+        read = functools.partial(self._read_bytes, stored.file)
+        return [functools.partial(read, stored.begin + at, view[at : at + PIECE]) for at in range(0, len(view), PIECE)]
+
+    def _read_bytes(self, file: str, begin: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
-            count = os.preadv(descriptor, [view[done : done + 2**30]], stored.begin + done)
+            count = os.preadv(self.folder.descriptor(file), [view[done:]], begin + done)
             if count == 0:
-                raise WeightsError(f"{self.folder.path}/{stored.file} became shorter while it was read; load it again.")
+                raise WeightsError(f"{self.folder.path}/{file} became shorter while it was read; load it again.")
             done += count
 
 
@@ -458,13 +473,14 @@ def is_weight_file(name: str) -> bool:
     )
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | str = "5GB") -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | str = "5GB", name: str = SINGLE) -> None:
     """Write model.safetensors, or shards with an index, into an existing folder; then read it back and compare.
 
     Args:
         path: the folder.
         tensors: on any device; names and dtypes are kept.
         max_shard_size: bytes, or a text such as `"500MB"`; a single larger tensor has a shard of its own.
+        name: of the file, where it is one.
 
     Raises:
         WeightsError: if what the disk gives back is not what was written.
@@ -473,19 +489,19 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | st
 
     shards = list(_shards(tensors, parse_size(max_shard_size)))
     total = len(shards)
-    names = [SINGLE] if total == 1 else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        (path / name).touch()
-        mode = (path / name).stat().st_mode  # as the user's umask has it; safetensors would let only the owner read
-        save_file(_own_memory({key: tensors[key] for key in shard}), path / name, metadata={"format": "pt"})
-        (path / name).chmod(mode)
+    files = [name] if total == 1 else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
+    for file, shard in zip(files, shards, strict=True):
+        (path / file).touch()
+        mode = (path / file).stat().st_mode  # as the user's umask has it; safetensors would let only the owner read
+        save_file(_own_memory({key: tensors[key] for key in shard}), path / file, metadata={"format": "pt"})
+        (path / file).chmod(mode)
     if total > 1:
         nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
-        weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        weight_map = {key: file for file, shard in zip(files, shards, strict=True) for key in shard}
         index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map}
         (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     with Folder(path) as folder:
-        _verify(Checkpoint(folder), tensors)
+        _verify(Checkpoint(folder, names=(name, INDEX)), tensors)
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from oracle import ours
-from pellucid import AutoConfig, AutoModelForMaskedLM
+from cases import ROBERTA
+from oracle import ours, perturbed, reference_class
+from pellucid import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from pellucid.errors import ConfigError, InputError
 from pellucid.models.roberta import RobertaConfig
 
@@ -29,6 +30,19 @@ def test_published_configs(kind):
         assert config.max_tokens == 512 and config.to_dict() == values | {"model_type": kind}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["xlm_roberta", "camembert"])
+def test_kin_are_decoders_too(kind, tmp_path):
+    cls = reference_class(kind, "ForCausalLM")
+    original = perturbed(cls(cls.config_class(**ROBERTA, is_decoder=True))).eval()
+    original.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.arange(5, 25)[None]
+    assert type(model).__name__ == cls.__name__
+    mine, theirs = model(ids, labels=ids), original(ids, labels=ids)
+    assert torch.allclose(mine.logits, theirs.logits, atol=1e-5) and torch.allclose(mine.loss, theirs.loss, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
 def test_kin_are_found_and_saved_under_their_own_name(kind, tmp_path):
     architecture = kind.replace("-", "_")
@@ -48,7 +62,7 @@ def test_positions_are_rows_of_the_table():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pad_token_id", None), ("max_position_embeddings", 2), ("is_decoder", True), ("add_cross_attention", True)],
+    [("pad_token_id", None), ("max_position_embeddings", 2), ("add_cross_attention", True)],
 )
 def test_what_is_impossible_is_refused(name, value):
     with pytest.raises(ConfigError, match=name):

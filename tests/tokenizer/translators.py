@@ -8,7 +8,7 @@ import sentencepiece
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
-from .cases import corpus
+from .cases import BERT_VOCABULARY, corpus
 
 FAMILIES = {  # name -> class, its SentencePiece model, tokenizer_config.json
     "marian": ("MarianTokenizer", "unigram", {}),
@@ -24,6 +24,8 @@ FAMILIES = {  # name -> class, its SentencePiece model, tokenizer_config.json
     "pegasus": ("PegasusTokenizer", "t5", {}),
     "byt5": ("ByT5Tokenizer", "", {}),
     "blenderbot_small": ("BlenderbotSmallTokenizer", "", {}),
+    "fsmt": ("FSMTTokenizer", "", {"langs": ["en", "de"]}),
+    "prophetnet": ("ProphetNetTokenizer", "", {}),
 }
 ARGUMENTS = {
     "unigram": {"model_type": "unigram"},
@@ -79,6 +81,27 @@ def write_blenderbot(folder: Path) -> None:
     write_ids(folder / "vocab.json", ["__null__", "__start__", "__end__", "__unk__", *kept])
 
 
+def write_fsmt(folder: Path) -> None:
+    """Write merges over the words of two languages, and a vocabulary for each, which lacks some of what they make."""
+    rust = RustTokenizer(models.BPE(unk_token="", end_of_word_suffix="</w>"))
+    rust.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    trainer = trainers.BpeTrainer(vocab_size=1200, end_of_word_suffix="</w>", show_progress=False)
+    rust.train_from_iterator([*corpus(), "don &apos;t say &quot; yes &quot; @-@ s &amp;"], trainer)
+    rust.model.save(str(folder))
+    (folder / "vocab.json").unlink()
+    parts = sorted(rust.get_vocab(), key=rust.get_vocab().get)
+    for side, order, step in (("src", parts, 13), ("tgt", parts[::-1], 11)):
+        kept = [part for i, part in enumerate(order) if i % step]
+        write_ids(folder / f"vocab-{side}.json", ["<s>", "<pad>", "</s>", "<unk>", *kept])
+
+
+def write_prophetnet(folder: Path) -> None:
+    """Write BERT's words under the marks and the file name of ProphetNet."""
+    words = [word for word in BERT_VOCABULARY.read_text(encoding="utf-8").splitlines() if not word.startswith("[")]
+    lines = ["[PAD]", "[UNK]", "[X_SEP]", "[SEP]", "[MASK]", *words]
+    (folder / "prophetnet.tokenizer").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
 def write(folder: Path, family: str) -> Path:
     """Fill a new folder with the files of a family."""
     cls, model, config = FAMILIES[family]
@@ -88,6 +111,10 @@ def write(folder: Path, family: str) -> Path:
         write_marian(folder, apart="separate_vocabs" in config)
     elif cls == "BlenderbotSmallTokenizer":
         write_blenderbot(folder)
+    elif cls == "FSMTTokenizer":
+        write_fsmt(folder)
+    elif cls == "ProphetNetTokenizer":
+        write_prophetnet(folder)
     elif model:
         content = train(sentences(), **ARGUMENTS[model])
         (folder / ("spiece.model" if cls == "PegasusTokenizer" else "sentencepiece.bpe.model")).write_bytes(content)

@@ -133,8 +133,7 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn dimension i with dimension i + D / 2, (B, H, T, D)."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class ArceeAttention(nn.Module):
@@ -231,7 +230,7 @@ class ArceeModel(ArceePreTrainedModel):
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         layout = Layout.of(tokens, attention_mask, cache)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
-        turn = self.rope.turn(layout, position_ids)
+        turn = self.rope.turn_halves(layout, position_ids, x.dtype)
         for layer in self.layers:
             x = layer(x, layout, turn, cache)
         return Hidden(last_hidden_state=self.norm(x))

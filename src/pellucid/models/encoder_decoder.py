@@ -23,13 +23,17 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..cache import Cache, Source
-from ..config import Config
+from ..config import Config, read_values
 from ..errors import ConfigError, InputError
+from ..hub import HubOptions, locate
 from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Seq2SeqLogits
 
 log = logging.getLogger("pellucid")
+
+DECODERS = ("bert", "camembert", "gpt2", "roberta", "xlm_roberta")  # those that can look at what an encoder has read
+DEAF = f"can not look at what an encoder has read; take one of {', '.join(DECODERS)}"
 
 
 class EncoderDecoderConfig(Config):
@@ -41,7 +45,13 @@ class EncoderDecoderConfig(Config):
     encoder: Config = dataclasses.field(default=None)  # type: ignore[assignment]  # both must be given
     decoder: Config = dataclasses.field(default=None)  # type: ignore[assignment]
     is_encoder_decoder: bool = True
+    tie_encoder_decoder: bool = False  # whether the halves share their weights, as version 4 could make them
     decoder_start_token_id: int | None = None
+
+    @property
+    def src_vocab_size(self) -> int:
+        """The encoder's."""
+        return self.encoder.vocab_size
 
     @property
     def vocab_size(self) -> int:
@@ -69,12 +79,11 @@ class EncoderDecoderConfig(Config):
 
     def faults(self):
         """Yield what is impossible."""
-        if not getattr(self.decoder, "add_cross_attention", False):
-            yield (
-                f"add_cross_attention of the decoder, a {type(self.decoder).__name__}, is not True; "
-                "expected one that looks at what the encoder has read"
-            )
         yield from super().faults()
+        if self.decoder.model_type.replace("-", "_") not in DECODERS:
+            yield f"the decoder, a {type(self.decoder).__name__}, {DEAF}"
+        elif not self.decoder.add_cross_attention:
+            yield f"add_cross_attention of the decoder, a {type(self.decoder).__name__}, is not True; expected True"
 
     @classmethod
     def from_encoder_decoder_configs(cls, encoder: Config, decoder: Config, **fields: Any) -> Self:
@@ -83,8 +92,8 @@ class EncoderDecoderConfig(Config):
         Raises:
             ConfigError: if this decoder can not look at what an encoder has read.
         """
-        if "add_cross_attention" not in decoder.fields():
-            raise ConfigError(f"A {type(decoder).__name__} can not look at what an encoder has read; take a GPT-2.")
+        if decoder.model_type.replace("-", "_") not in DECODERS:
+            raise ConfigError(f"The decoder, a {type(decoder).__name__}, {DEAF}.")
         return cls(encoder=encoder, decoder=decoder.replace(is_decoder=True, add_cross_attention=True), **fields)
 
 
@@ -112,6 +121,11 @@ class EncoderDecoderModel(Model):
         from ..auto import AutoModel, AutoModelForCausalLM, architecture_of
 
         super().__init__(config)
+        if config.tie_encoder_decoder:
+            raise ConfigError(
+                "tie_encoder_decoder is True, but halves that share their weights are not implemented; pass "
+                "tie_encoder_decoder=False to give each its own, if the checkpoint holds them twice."
+            )
         for half, auto in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
             part = getattr(config, half)
             self.add_module(half, auto.class_for(architecture_of({"model_type": part.model_type}, half))(part))
@@ -155,13 +169,19 @@ class EncoderDecoderModel(Model):
         Raises:
             ConfigError: if this decoder can not look at what an encoder has read.
         """
-        from ..auto import AutoModel, AutoModelForCausalLM
+        from ..auto import AutoModel, AutoModelForCausalLM, architecture_of
 
         fields = {name: options.pop(name) for name in ("decoder_start_token_id",) if name in options}
         given: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}, "": fields}
         for name, value in options.items():
             half = next((half for half in ("encoder", "decoder") if name.startswith(f"{half}_")), "")
             given[half][name.removeprefix(f"{half}_") if half else name] = value
+        with locate(decoder, HubOptions.take({**given["decoder"]}), want="config") as folder:
+            said = given["decoder"].get("model_type")
+            kind = architecture_of(read_values(folder), f"{folder.path}/config.json", said)
+        if kind not in DECODERS:  # before it is asked to be one
+            raise ConfigError(f"The decoder, a {kind}, {DEAF}.")
+        given["decoder"].setdefault("is_decoder", True)
         halves = {
             "encoder": AutoModel.from_pretrained(encoder, **given["encoder"]),
             "decoder": AutoModelForCausalLM.from_pretrained(decoder, **given["decoder"]),

@@ -149,8 +149,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn dimension i with dimension i + D / 2, (B, H, T, D)."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 # twin: gemma.GemmaRMSNorm
@@ -281,7 +280,7 @@ class Gemma3TextModel(Gemma3TextPreTrainedModel):
         if self.config.use_bidirectional_attention and cache is not None and len(cache) > tokens.shape[1]:
             raise InputError("use_bidirectional_attention lets tokens see later ones, too: read a whole text at once.")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
-        turns = {kind: rope.turn(layout, position_ids) for kind, rope in self.ropes.items()}
+        turns = {kind: rope.turn_halves(layout, position_ids, x.dtype) for kind, rope in self.ropes.items()}
         for i, layer in enumerate(self.layers):
             x = layer(x, layout, turns[self.config.kind(i)], cache)
         return Hidden(last_hidden_state=self.norm(x))

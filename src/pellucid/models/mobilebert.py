@@ -329,7 +329,7 @@ class MobileBertPreTrainedModel(Model):
     config: MobileBertConfig
     config_class = MobileBertConfig
     prefix = "mobilebert"
-    stack = "encoder.layer"
+    stack, uncalled = "encoder.layer", ("predictions.dense", "predictions.decoder")
     optional = ("pooler",)  # checkpoints of token-level tasks have none
     legacy_names = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # TensorFlow's, of 2018
 

@@ -160,8 +160,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn dimension i with dimension i + D / 2, (B, H, T, D)."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class ModernBertDecoderEmbeddings(nn.Module):
@@ -287,7 +286,7 @@ class ModernBertDecoderModel(ModernBertDecoderPreTrainedModel):
         layout = Layout.of(tokens, attention_mask, cache)
         words = self.embeddings.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         x = self.embeddings(words)  # (B, T, E)
-        turns = {kind: rope.turn(layout, position_ids) for kind, rope in self.ropes.items()}
+        turns = {kind: rope.turn_halves(layout, position_ids, x.dtype) for kind, rope in self.ropes.items()}
         for kind, layer in zip(self.config.kinds, self.layers, strict=True):
             x = layer(x, layout, turns[kind], cache)
         return Hidden(last_hidden_state=self.final_norm(x))

@@ -495,7 +495,7 @@ class MvpForSequenceClassification(MvpPreTrainedModel):
         tokens = self.one_of(input_ids=input_ids)
         layout = Layout.of(tokens, attention_mask)
         out = self.model(input_ids, layout)
-        ends = torch.isin(tokens, torch.tensor(self.config.eos_token_id, device=tokens.device))
+        ends = torch.isin(tokens, torch.tensor(self.config.end_ids, device=tokens.device))
         logits = self.classification_head(layout.last(out.last_hidden_state, ends))
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return Seq2SeqLogits(loss=loss, logits=logits, encoder_last_hidden_state=out.encoder_last_hidden_state)

@@ -158,8 +158,7 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn dimension i with dimension i + D / 2, (B, H, T, D)."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Qwen3Attention(nn.Module):
@@ -263,7 +262,7 @@ class Qwen3Model(Qwen3PreTrainedModel):
         if not self.config.is_causal and cache is not None and len(cache) > tokens.shape[1]:
             raise InputError("is_causal=False lets tokens see later ones, too: read a whole text at once.")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
-        turn = self.rope.turn(layout, position_ids)
+        turn = self.rope.turn_halves(layout, position_ids, x.dtype)
         for layer in self.layers:
             x = layer(x, layout, turn, cache)
         return Hidden(last_hidden_state=self.norm(x))

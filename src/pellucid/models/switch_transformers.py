@@ -395,6 +395,7 @@ class SwitchTransformersPreTrainedModel(Model):
     heads = ("lm_head",)
     stack = "decoder.block"
     source_stack = "encoder.block"
+    uncalled = ("router.classifier",)
     tied = {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",

@@ -172,8 +172,7 @@ def shift_right(ids: Tensor, layout: Layout, config: T5GemmaConfig) -> Tensor:
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn dimension i with dimension i + D / 2, (B, H, T, D)."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 # twin: gemma.GemmaRMSNorm
@@ -324,7 +323,7 @@ class T5GemmaHalf(T5GemmaPreTrainedModel):
         layout = Layout.of(tokens, attention_mask, cache)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
         x = self.dropout(x * x.new_full((), x.shape[-1] ** 0.5))  # rounded to the words' dtype
-        turn = self.rope.turn(layout)
+        turn = self.rope.turn_halves(layout, None, x.dtype)
         for layer in self.layers:
             x = layer(x, layout, turn, cache, source)
         return Hidden(last_hidden_state=self.dropout(self.norm(x)))

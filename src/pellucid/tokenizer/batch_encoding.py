@@ -205,7 +205,9 @@ def _tensor_maker(tensor_type: str) -> Any:
         if tensor_type == "pt":
             from torch import from_numpy as convert  # far faster than torch.tensor on nested lists
         elif tensor_type == "tf":
-            from tensorflow import constant as convert  # pyright: ignore[reportMissingImports]
+            from pellucid.tensorflow_import import import_tensorflow
+
+            convert = import_tensorflow().constant
         elif tensor_type == "jax":
             from jax.numpy import asarray as convert  # pyright: ignore[reportMissingImports]
     except ImportError:

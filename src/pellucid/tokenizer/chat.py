@@ -4,11 +4,13 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pellucid.chat import Prompt, choose_template, read_conversations, render
 from pellucid.errors import ArgumentError, InputError
 
 from .batch_encoding import BatchEncoding
 from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from pellucid.chat import Prompt
 
 _ARGUMENTS = (
     *("conversation", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
@@ -78,6 +80,8 @@ class ChatTemplates(Vocabulary):
             InputError: if a message, tool or document is malformed, or there is no such template.
             TemplateError: if the template is broken, refuses the conversation, or does too much.
         """
+        from pellucid.chat import choose_template, read_conversations, render
+
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise InputError(
                 "return_assistant_tokens_mask is an entry of the dictionary: leave return_dict and tokenize True."
@@ -133,9 +137,11 @@ class ChatTemplates(Vocabulary):
         Raises:
             InputError: if there is none.
         """
+        from pellucid.chat import choose_template
+
         return choose_template(self.chat_template, chat_template, tools)
 
-    def _with_masks(self, prompts: list[Prompt], batched: bool, arguments: dict[str, Any]) -> BatchEncoding:
+    def _with_masks(self, prompts: "list[Prompt]", batched: bool, arguments: dict[str, Any]) -> BatchEncoding:
         tensors = arguments.pop("return_tensors")
         encoded = self([prompt.text for prompt in prompts], **arguments)
         rows = encoded.encodings or []

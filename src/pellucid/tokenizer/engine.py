@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Encoding, Regex, decoders, processors
@@ -44,6 +44,8 @@ class Engine:
     Args:
         rust: becomes the engine's own, with truncation and padding switched off.
     """
+
+    rewrites = False  # whether a token can change the text of those before it
 
     def __init__(self, rust: RustTokenizer):
         _quiet_forks()
@@ -130,6 +132,15 @@ class Engine:
                 raise
             self.refuse_ids(ids)
             raise TokenizerError(f"the tokenizer failed on these ids: {error}.") from error
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """Join tokens to the text that they stand for."""
+        decoder = self.rust.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+
+    def split_special_tokens(self, wanted: bool) -> None:
+        """Say whether special tokens in a text are cut like other text; only for an engine that nobody shares yet."""
+        self.rust.encode_special_tokens = wanted
 
     def refuse_ids(self, ids: Iterable[Any]) -> None:
         """Raise for the first id that is not in the vocabulary; return if all are.

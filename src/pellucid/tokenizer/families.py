@@ -1,8 +1,8 @@
 """What a class name such as `BertTokenizer` stands for, where a folder's files do not say it themselves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as RustTokenizer
@@ -13,8 +13,7 @@ _IDS = ("input_ids", "attention_mask")
 _IDS_AND_TYPES = ("input_ids", "token_type_ids", "attention_mask")
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """Tokenizers that differ in their vocabulary only.
 
     Args:
@@ -29,12 +28,12 @@ class Family:
     """
 
     format: str | None = None
-    special: Mapping[str, str | AddedToken] = field(default_factory=dict)
+    special: Mapping[str, str | AddedToken] = MappingProxyType({})
     single: str = "$A"
     pair: str = "$A $B:1"
     model_input_names: tuple[str, ...] = _IDS
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def template(
@@ -116,12 +115,19 @@ _ROBERTA_ROLES = _roles(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pa
 _END = "<|endoftext|>"
 
 _BERT = Family("wordpiece", _BERT_ROLES, "cls $A sep", "cls $A sep $B:1 sep:1", _IDS_AND_TYPES)
-_DISTILBERT = replace(_BERT, model_input_names=_IDS)
-_FUNNEL = replace(
-    _BERT,
+_DISTILBERT = _BERT._replace(model_input_names=_IDS)
+_FUNNEL = _BERT._replace(
     special=_roles(bos="<s>", eos="</s>", unk="<unk>", sep="<sep>", pad="<pad>", cls="<cls>", mask="<mask>"),
     single="cls:2 $A sep",
     pair="cls:2 $A sep $B:1 sep:1",
+)
+_PROPHETNET = Family(
+    "wordpiece",
+    _roles(unk="[UNK]", sep="[SEP]", pad="[PAD]", mask="[MASK]"),
+    "$A sep",
+    "$A sep $B:1 sep:1",
+    defaults={"x_sep_token": "[X_SEP]"},
+    options={"file": "prophetnet.tokenizer"},
 )
 _MPNET = Family(
     "wordpiece",
@@ -188,6 +194,12 @@ _BLENDERBOT = Family(
     defaults={"add_prefix_space": True},
 )
 _BLENDERBOT_SMALL = Family("blenderbot_small", _roles(bos="__start__", eos="__end__", unk="__unk__", pad="__null__"))
+_FSMT = Family(
+    "fsmt",
+    _roles(bos="<s>", unk="<unk>", sep="</s>", pad="<pad>"),
+    "$A sep",
+    "$A sep $B:1 sep:1",
+)
 _XLM_ROBERTA = Family(
     "sentencepiece",
     _ROBERTA_ROLES,
@@ -196,22 +208,19 @@ _XLM_ROBERTA = Family(
     options={"head": ("<s>", "<pad>", "</s>", "<unk>"), "replaced": 3, "tail": ("<mask>",)},
 )
 # Of translators; "lang" is the token of a language, and `source` the one that is meant without a word about it.
-_MBART = replace(
-    _XLM_ROBERTA,
+_MBART = _XLM_ROBERTA._replace(
     single="$A eos lang",
     pair="$A $B eos lang",
     options={**_XLM_ROBERTA.options, "languages": "mbart", "source": "en_XX"},
 )
-_MBART50 = replace(
-    _MBART,
+_MBART50 = _MBART._replace(
     single="lang $A eos",
     pair="lang $A $B eos",
     defaults={"split_at_whitespace": False},
     options={**_MBART.options, "languages": "mbart50"},
 )
-_NLLB = replace(_MBART50, options={**_MBART.options, "languages": "nllb", "source": "eng_Latn"})
-_PLBART = replace(
-    _MBART,
+_NLLB = _MBART50._replace(options={**_MBART.options, "languages": "nllb", "source": "eng_Latn"})
+_PLBART = _MBART._replace(
     defaults={"split_at_whitespace": False, "clean_up_tokenization_spaces": True},
     options={**_MBART.options, "languages": "base", "source": None},
 )
@@ -222,8 +231,7 @@ _M2M_100 = Family(
     "lang $A $B eos",
     options={"languages": "m2m100", "source": "en"},
 )
-_CAMEMBERT = replace(
-    _XLM_ROBERTA,
+_CAMEMBERT = _XLM_ROBERTA._replace(
     options={
         "head": ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"),
         "replaced": 1,
@@ -238,8 +246,7 @@ _ALBERT = Family(
     _IDS_AND_TYPES,
     defaults={"do_lower_case": True, "keep_accents": False},
 )
-_BIG_BIRD = replace(
-    _ALBERT,
+_BIG_BIRD = _ALBERT._replace(
     special={**_ALBERT.special, **_roles(bos="<s>", eos="</s>")},
     model_input_names=_IDS,
     defaults={"split_at_whitespace": False},
@@ -252,13 +259,13 @@ _XLNET = Family(
     _IDS_AND_TYPES,
     defaults={"padding_side": "left", "pad_token_type_id": 3, "keep_accents": False},
 )
-_DEBERTA_V2 = replace(_DEBERTA, format="sentencepiece", defaults={"split_at_whitespace": False})
+_DEBERTA_V2 = _DEBERTA._replace(format="sentencepiece", defaults={"split_at_whitespace": False})
 _LLAMA = Family(
     "sentencepiece",
     _roles(bos="<s>", eos="</s>", unk="<unk>"),
     defaults={"padding_side": "left", "add_bos_token": True},
 )
-_GEMMA = replace(_LLAMA, special=_roles(bos="<bos>", eos="<eos>", unk="<unk>", pad="<pad>"))
+_GEMMA = _LLAMA._replace(special=_roles(bos="<bos>", eos="<eos>", unk="<unk>", pad="<pad>"))
 _QWEN = Family("tiktoken", options={"words": "qwen"})
 
 _BY_NAME = {
@@ -267,6 +274,7 @@ _BY_NAME = {
     "DistilBert": _DISTILBERT,
     "Funnel": _FUNNEL,
     "MPNet": _MPNET,
+    "ProphetNet": _PROPHETNET,
     **dict.fromkeys(("Roberta", "Bart", "LED", "Longformer", "Mvp"), _ROBERTA),
     "Deberta": _DEBERTA,
     **dict.fromkeys(("GPT2", "CodeGen"), _GPT2),
@@ -284,6 +292,7 @@ _BY_NAME = {
     "PLBart": _PLBART,
     "Blenderbot": _BLENDERBOT,
     "BlenderbotSmall": _BLENDERBOT_SMALL,
+    "FSMT": _FSMT,
     "XLMRoberta": _XLM_ROBERTA,
     "Camembert": _CAMEMBERT,
     "Albert": _ALBERT,

@@ -149,7 +149,12 @@ class Languages:
             InputError: naming the nearest code.
         """
         if not self._language_tokens:
-            raise InputError(f"{name} is {code!r}, but {type(self).__name__} has no languages; leave it out.")
+            instead = (
+                f"write {self.supported_language_codes[0]!r} before a text" if self.supported_language_codes else ""
+            )
+            raise InputError(
+                f"{name} is {code!r}, but {type(self).__name__} has no languages; {instead or 'leave it out'}."
+            )
         if code is None and self.family.options.get("source") is None:  # a text need not be in a language
             return None
         token = self._language_tokens.get(str(code))
@@ -158,7 +163,7 @@ class Languages:
         if not isinstance(code, str) or token is None or self._engine.rust.token_to_id(token) is None:
             raise InputError(
                 f"{name} is {code!r}, which is no language of this tokenizer"
-                f"{did_you_mean(str(code), self._language_tokens)}. tokenizer.lang_code_to_id has all "
+                f"{did_you_mean(str(code), self._language_tokens) or '.'} tokenizer.lang_code_to_id has all "
                 f"{len(self._language_tokens)}."
             )
         return token
@@ -197,9 +202,10 @@ class Languages:
         """Return the engines for the sources and for the targets of one call."""
         engine = self._engine
         if not self._language_tokens:
-            for name, code in (("src_lang", src_lang), ("tgt_lang", tgt_lang)):
-                if code is not None:
-                    self._language_token(code, name)
+            if src_lang is not None:
+                self._language_token(src_lang, "src_lang")
+            if tgt_lang is not None:
+                self._language_token(tgt_lang, "tgt_lang")
             return engine, engine.target
         source = engine if src_lang is None else self._in_language(engine, self._checked(src_lang, "src_lang"))
         code = self._tgt_lang if tgt_lang is None else self._checked(tgt_lang, "tgt_lang")

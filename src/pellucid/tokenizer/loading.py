@@ -2,39 +2,31 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import normalizers, pre_tokenizers
 
 from pellucid.errors import ArgumentError, InputError, TokenizerError, refuse_unknown
 from pellucid.folder import Folder, rewrite
-from pellucid.gguf import GGUFFolder
 
-from . import blenderbot_small, byt5, byte_level, gguf, m2m_100, marian, sentencepiece, tekken, tiktoken, wordpiece
+from . import wordpiece
 from .engine import Engine
-from .families import Family, class_of_model, find_family, frame, template
-from .renumbered import RenumberedEngine
-from .special_tokens import NAMES, as_added_token
+from .families import class_of_model, find_family, frame
+from .special_tokens import plain, with_listed_tokens
 from .tokenizer import SETTINGS, Tokenizer
 
 T = TypeVar("T", bound=Tokenizer)
 
-_Builder = Callable[[Folder, dict[str, Any], Family], RustTokenizer | Engine]
-_BUILDERS: dict[str, _Builder] = {
-    "wordpiece": wordpiece.build,
-    "byte_level": byte_level.build,
-    "sentencepiece": sentencepiece.build,
-    "tiktoken": tiktoken.build,
-    "byt5": byt5.build,
-    "marian": marian.build,
-    "m2m_100": m2m_100.build,
-    "blenderbot_small": blenderbot_small.build,
-}
 # Files of vocabularies in two parts, which no tokenizer.json can hold.
-_OWN_FILES = {"marian": "source.spm", "m2m_100": "vocab.json", "blenderbot_small": "vocab.json"}
+_OWN_FILES = {
+    "marian": "source.spm",
+    "m2m_100": "vocab.json",
+    "blenderbot_small": "vocab.json",
+    "fsmt": "vocab-src.json",
+}
 _BUILD_SETTINGS = (
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "add_bos_token", "add_eos_token"),
     *("legacy", "legacy_behaviour"),
@@ -119,41 +111,22 @@ def from_folder(cls: type[T], folder: Folder, given: Mapping[str, Any], model_ty
     for name in ("src_lang", "tgt_lang"):
         if given.get(name) is not None and "languages" not in family.options:
             raise InputError(f"{name} is {given[name]!r}, but {folder.path} has no languages; leave it out.")
-    if isinstance(folder, GGUFFolder):
-        engine = Engine(gguf.build(folder))
-    elif "tokenizer.json" in folder and _OWN_FILES.get(family.format or "", "") not in folder:
+    if "tokenizer.json" in folder and _OWN_FILES.get(family.format or "", "") not in folder:
         origin = str(folder.path / "tokenizer.json")
         engine = Engine.from_json(folder.read_bytes("tokenizer.json"), origin)
         _override(engine.rust, given, origin)
-        engine = _with_added_tokens(engine, folder, settings)
+        engine = with_listed_tokens(engine, folder, settings)
         if "add_bos_token" in given or "add_eos_token" in given:
-            plain = {**_plain(family.special), **_plain(settings)}
-            frame(engine.rust, family, {**plain, **_framing(engine.rust, plain), **given}, origin)
+            roles = {**plain(family.special), **plain(settings)}
+            frame(engine.rust, family, {**roles, **_framing(engine.rust, roles), **given}, origin)
     else:
-        builder, settings = _builder(folder, family, settings), {**family.defaults, **settings}
-        plain = {**_plain(family.special), **_plain(settings)}
-        built = builder(folder, plain, family)
-        engine = built if isinstance(built, Engine) else Engine(built)
-        if builder is tekken.build:
-            settings = {**tekken.settings(engine.rust), **settings}
-            plain = _plain(settings)
-        engine = _with_added_tokens(engine, folder, settings)
-        engine = _framed(engine, family, plain, str(folder.path))
-        settings.setdefault("extra_special_tokens", sentencepiece.unnamed_tokens(family, plain, str(folder.path)))
+        from .building import build  # the readers of all formats, which take longer to import than a file to read
+
+        engine, settings = build(folder, settings, family)
     try:
         return cls._from_engine(engine, {name: value for name, value in settings.items() if name not in _FILE_NOTES})
     except (InputError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{folder.path}: a setting of the tokenizer is impossible: {error}") from None
-
-
-def _framed(engine: Engine, family: Family, settings: dict[str, Any], origin: str) -> Engine:
-    """Put the special tokens of a family around texts; a language's are put there when it is known."""
-    if isinstance(engine, RenumberedEngine) or "languages" in family.options:
-        if "languages" in family.options:
-            return engine
-        return engine.framed(lambda rust: template(rust, family.single, family.pair, settings, origin))
-    frame(engine.rust, family, settings, origin)
-    return engine
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -167,6 +140,8 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> tuple[str, ...]:
         "special_tokens_map.json": _json(tokenizer.special_tokens_map),
     }
     vocabulary = tokenizer.vocabulary_files()
+    if (own := tokenizer.family.options.get("file")) is not None:  # which the original looks for
+        vocabulary |= wordpiece.files(tokenizer.backend_tokenizer, own)
     if isinstance(template, str):
         files["chat_template.jinja"] = template
     elif template:
@@ -255,57 +230,6 @@ def _class_of(folder: Folder, settings: dict[str, Any], model_type: str | None) 
         config = folder.read_json("config.json")
         name, model_type = config.get("tokenizer_class"), config.get("model_type")
     return tokenizer_class(name or class_of_model(str(model_type)) or "Tokenizer") or Tokenizer
-
-
-def _builder(folder: Folder, family: Family, settings: Mapping[str, Any]) -> _Builder:
-    """Return the reader of the folder's vocabulary."""
-    singles = [name for name in folder.names() if name.endswith((".tiktoken", ".model"))]
-    if tekken.FILE in folder and not singles:
-        return tekken.build
-    if family.format in (None, "sentencepiece") and len(singles) == 1 and tiktoken.is_tiktoken(folder, singles[0]):
-        return tiktoken.build
-    if family.format is not None:
-        return _BUILDERS[family.format]
-    name = settings.get("tokenizer_class")
-    raise TokenizerError(
-        f"{folder.path} has no tokenizer.json, and "
-        + (f"a {name} can not be built" if name else "without the name of its class none can be built")
-        + f" from other files. Its files: {', '.join(folder.names())}. If you know its kind, load it as that: "
-        "pellucid.BertTokenizer.from_pretrained(...) and the like."
-    )
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with special tokens as strings."""
-    roles = {name: as_added_token(settings[name], special=True).content for name in NAMES if settings.get(name)}
-    return {**settings, **roles}
-
-
-def _with_added_tokens(engine: Engine, folder: Folder, settings: Mapping[str, Any]) -> Engine:
-    """Add the tokens that files beside the vocabulary list and it lacks, at the ids that they give."""
-    listed: dict[int, AddedToken] = {}
-    try:
-        if "added_tokens.json" in folder:
-            special = {_plain(settings).get(name) for name in NAMES}
-            for content, id in folder.read_json("added_tokens.json").items():
-                listed[int(id)] = as_added_token(content, special=content in special)
-        for id, token in settings.get("added_tokens_decoder", {}).items():
-            listed[int(id)] = as_added_token(token, special=False)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise TokenizerError(f"{folder.path}: the list of added tokens is broken: {error}") from None
-    known = {token.content for token in engine.rust.get_added_tokens_decoder().values()}
-    missing = {id: token for id, token in sorted(listed.items()) if token.content not in known}
-    if not missing:
-        return engine
-    engine, _ = engine.with_tokens(list(missing.values()))
-    for id, token in missing.items():
-        actual = engine.rust.token_to_id(token.content)
-        if actual != id:
-            raise TokenizerError(
-                f"{folder.path}: the added token {token.content!r} should have the id {id}, but the vocabulary gives "
-                f"it {actual}. The files do not belong together."
-            )
-    return engine
 
 
 def _override(rust: RustTokenizer, given: Mapping[str, Any], origin: str) -> None:

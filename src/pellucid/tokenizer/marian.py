@@ -45,7 +45,7 @@ class MarianEngine(RenumberedEngine):
         code = row[: row.find("<<") + 2]
         if code not in codes:
             raise InputError(
-                f"{code!r} is no language of this tokenizer{did_you_mean(code, codes)}. It has {len(codes)}: "
+                f"{code!r} is no language of this tokenizer{did_you_mean(code, codes) or '.'} It has {len(codes)}: "
                 f"{', '.join(codes[:20])}{', ...' if len(codes) > 20 else ''}."
             )
         return _MARK + row[1:]

@@ -82,7 +82,11 @@ class RenumberedEngine(Engine):
             own = self._cutter.rust.token_to_id(padding.pad_token)
             padding = padding._replace(pad_id=padding.pad_id if own is None else own)
         options: dict[str, Any] = {"padding": padding, "add_special_tokens": add_special_tokens}
-        return [Renumbered(row, self) for row in self._cutter.encode(inputs, truncation=truncation, **options)]
+        return [self.row(row) for row in self._cutter.encode(inputs, truncation=truncation, **options)]
+
+    def row(self, row: Encoding) -> "Renumbered":
+        """Give a row that was cut its ids."""
+        return Renumbered(row, self)
 
     def with_tokens(self, tokens: list[AddedToken]) -> tuple[Engine, int]:
         """Return an engine with more tokens in its vocabulary, and how many of them were new."""
@@ -90,6 +94,13 @@ class RenumberedEngine(Engine):
         cutter, _ = self._cutter.with_tokens([_as_written(token) for token in tokens])
         target = None if self._target is None else self._target.with_tokens(tokens)[0]
         return self._like(vocabulary.rust, cutter, target), added
+
+    def split_special_tokens(self, wanted: bool) -> None:
+        """Say whether special tokens in a text are cut like other text."""
+        super().split_special_tokens(wanted)
+        for part in (self._cutter, self._target):
+            if part is not None:
+                part.split_special_tokens(wanted)
 
     def framed(self, make: Callable[[RustTokenizer], processors.TemplateProcessing]) -> Engine:
         """Return an engine that puts other special tokens around texts."""
@@ -136,7 +147,7 @@ class Renumbered:
     @property
     def overflowing(self) -> list["Renumbered"]:
         """What truncation has cut off."""
-        return [Renumbered(row, self._engine) for row in self._row.overflowing]
+        return [self._engine.row(row) for row in self._row.overflowing]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,7 +158,7 @@ class Renumbered:
         return getattr(self.__dict__["_row"], name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Renumbered, (self._row, self._engine)
+        return type(self), (self._row, self._engine)
 
 
 def vocabulary(ids: dict[str, int], unknown: str) -> RustTokenizer:

@@ -6,7 +6,8 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from pellucid.errors import InputError, did_you_mean
+from pellucid.errors import InputError, TokenizerError, did_you_mean
+from pellucid.folder import Folder
 
 from .engine import Engine
 
@@ -200,3 +201,36 @@ def as_added_token(token: Any, *, special: bool) -> AddedToken:
         special = bool(token.get("special", special))
         return AddedToken(token["content"], special=special, **{"normalized": not special, **flags})
     raise InputError(f"{token!r} is not a token. Expected a string or an AddedToken.")
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with special tokens as strings."""
+    roles = {name: as_added_token(settings[name], special=True).content for name in NAMES if settings.get(name)}
+    return {**settings, **roles}
+
+
+def with_listed_tokens(engine: Engine, folder: Folder, settings: Mapping[str, Any]) -> Engine:
+    """Add the tokens that files beside the vocabulary list and it lacks, at the ids that they give."""
+    listed: dict[int, AddedToken] = {}
+    try:
+        if "added_tokens.json" in folder:
+            special = {plain(settings).get(name) for name in NAMES}
+            for content, id in folder.read_json("added_tokens.json").items():
+                listed[int(id)] = as_added_token(content, special=content in special)
+        for id, token in settings.get("added_tokens_decoder", {}).items():
+            listed[int(id)] = as_added_token(token, special=False)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"{folder.path}: the list of added tokens is broken: {error}") from None
+    known = {token.content for token in engine.rust.get_added_tokens_decoder().values()}
+    missing = {id: token for id, token in sorted(listed.items()) if token.content not in known}
+    if not missing:
+        return engine
+    engine, _ = engine.with_tokens(list(missing.values()))
+    for id, token in missing.items():
+        actual = engine.rust.token_to_id(token.content)
+        if actual != id:
+            raise TokenizerError(
+                f"{folder.path}: the added token {token.content!r} should have the id {id}, but the vocabulary gives "
+                f"it {actual}. The files do not belong together."
+            )
+    return engine

@@ -21,7 +21,8 @@ class DecodeStream:
     """
 
     def __init__(self, tokenizer: "Vocabulary", skip_special_tokens: bool, clean: Callable[[str], str] | None):
-        rust = tokenizer._engine.target.rust
+        engine = tokenizer._engine.target
+        rust, self._rewrites = engine.rust, engine.rewrites
         added = rust.get_added_tokens_decoder().items()
         self._skipped = frozenset(id for id, token in added if token.special) if skip_special_tokens else frozenset()
         self._decode: Callable[[list[int]], str] = lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -45,7 +46,8 @@ class DecodeStream:
         self._ids.append(id)
         certain = max(self._certain(text, id), self._shown)
         piece, self._shown = text[self._shown : certain], certain
-        if certain == len(text):  # one token is enough for the next to know that it is not the first
+        if certain == len(text) and not self._rewrites:
+            # one token is enough for the next to know that it is not the first
             self._ids = self._ids[-1:]
             self._shown = len(self._decode(self._ids))
         if self._clean is None:
@@ -65,6 +67,8 @@ class DecodeStream:
         """Return how many characters of a text no later token can change."""
         if self._by_bytes and _is_byte(self._token(last) or ""):  # invalid bytes spoil valid ones before them
             return self._shown
+        if self._rewrites:  # quotes and dashes, of the words just before
+            return max(0, len(text.rpartition(" ")[0].rpartition(" ")[0]))
         begun = next((n for n in range(len(self._suffix) - 1, 0, -1) if text.endswith(self._suffix[:n])), 0)
         return len(text.rstrip("\ufffd")) if not begun else len(text) - begun
 

@@ -243,34 +243,43 @@ class Tokenizer(ChatTemplates, Languages):
         if unknown:
             refuse_unknown("a tokenizer call", unknown, _CALL_ARGUMENTS)
         names = self.model_input_names
-        columns = [
-            ("input_ids", True),
-            ("token_type_ids", "token_type_ids" in names if return_token_type_ids is None else return_token_type_ids),
-            ("attention_mask", "attention_mask" in names if return_attention_mask is None else return_attention_mask),
-            ("special_tokens_mask", return_special_tokens_mask),
-            ("offset_mapping", return_offsets_mapping),
-            ("length", return_length),
-        ]
-        options = {
-            "columns": [name for name, wanted in columns if wanted],
-            "add_special_tokens": add_special_tokens,
-            "padding": padding,
-            "truncation": truncation,
-            "max_length": max_length,
-            "stride": stride,
-            "split": is_split_into_words,
-            "multiple": pad_to_multiple_of,
-            "side": padding_side,
-            "tensors": return_tensors,
-            "overflow": return_overflowing_tokens,
-        }
+        columns = ["input_ids"]
+        if return_token_type_ids or (return_token_type_ids is None and "token_type_ids" in names):
+            columns.append("token_type_ids")
+        if return_attention_mask or (return_attention_mask is None and "attention_mask" in names):
+            columns.append("attention_mask")
+        if return_special_tokens_mask:
+            columns.append("special_tokens_mask")
+        if return_offsets_mapping:
+            columns.append("offset_mapping")
+        if return_length:
+            columns.append("length")
+
+        def encode(engine: Engine, text: Any, pair: Any) -> BatchEncoding:
+            return self._encode(
+                engine,
+                text,
+                pair,
+                columns=columns,
+                add_special_tokens=add_special_tokens,
+                padding=padding,
+                truncation=truncation,
+                max_length=max_length,
+                stride=stride,
+                split=is_split_into_words,
+                multiple=pad_to_multiple_of,
+                side=padding_side,
+                tensors=return_tensors,
+                overflow=return_overflowing_tokens,
+            )
+
         engine, target_engine = self._engines(src_lang, tgt_lang)
         if text_target is None:
-            return self._encode(engine, text, text_pair, **options)
-        target = self._encode(target_engine, text_target, text_pair_target, **options)
+            return encode(engine, text, text_pair)
+        target = encode(target_engine, text_target, text_pair_target)
         if text is None:
             return target
-        result = self._encode(engine, text, text_pair, **options)
+        result = encode(engine, text, text_pair)
         result["labels"] = target["input_ids"]
         return result
 
@@ -300,15 +309,18 @@ class Tokenizer(ChatTemplates, Languages):
         if padding:
             fill = self._padding(padding, max_length, multiple, side, cut)
         rows = engine.encode(inputs, truncation=cut, padding=fill, add_special_tokens=add_special_tokens)
+        if not inputs.batched and tensors is None and not overflow:
+            data = {name: _COLUMNS[name](rows[0]) for name in columns}
+            if "length" in data:
+                data["length"] = [data["length"]]
+            return BatchEncoding(data, rows)
         samples = None
         if overflow:
             pieces = [(index, piece) for index, row in enumerate(rows) for piece in (row, *row.overflowing)]
             samples, rows = [index for index, _ in pieces], [piece for _, piece in pieces]
-        data: dict[str, Any] = {name: [_COLUMNS[name](row) for row in rows] for name in columns}
+        data = {name: [_COLUMNS[name](row) for row in rows] for name in columns}
         if samples is not None:
             data["overflow_to_sample_mapping"] = samples
-        elif not inputs.batched and tensors is None:
-            data = {name: values if name == "length" else values[0] for name, values in data.items()}
         return BatchEncoding(data, rows, tensor_type=tensors)
 
     def _truncation(
@@ -504,7 +516,7 @@ class Tokenizer(ChatTemplates, Languages):
     def _setup(self, engine: Engine, settings: Mapping[str, Any]) -> None:
         """Take over an engine and settings; special tokens that the vocabulary lacks are added to it."""
         family = self.family
-        engine.rust.encode_special_tokens = bool(settings.get("split_special_tokens", False))
+        engine.split_special_tokens(bool(settings.get("split_special_tokens", False)))
         settings = {**{name: value for name, value in family.defaults.items() if name in SETTINGS}, **settings}
         roles = {}
         for name in NAMES:

@@ -115,8 +115,7 @@ class Vocabulary(SpecialTokens):
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """Join tokens to the text that they stand for."""
-        decoder = self._engine.rust.decoder
-        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        return self._engine.target.join(tokens)
 
     # --- the vocabulary -----------------------------------------------------------------------------------------------
 

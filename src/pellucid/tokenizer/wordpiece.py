@@ -1,5 +1,6 @@
 """WordPiece vocabularies: `vocab.txt`, one token a line, its id the line's number (BERT and its kin)."""
 
+import json
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
@@ -17,10 +18,10 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
         folder: where the file is.
         settings: `do_lower_case` (True), `strip_accents` (as `do_lower_case`), `tokenize_chinese_chars` (True),
             `unk_token`.
-        family: not needed here.
+        family: what the file is called, if not that.
     """
     # split("\n"), because a token may be a character that splitlines() takes for the end of a line
-    tokens = folder.read_text("vocab.txt").removesuffix("\n").split("\n")
+    tokens = folder.read_text(family.options.get("file", "vocab.txt")).removesuffix("\n").split("\n")
     vocabulary = {token.removesuffix("\r"): id for id, token in enumerate(tokens)}
     rust = RustTokenizer(models.WordPiece(vocabulary, unk_token=settings["unk_token"], max_input_chars_per_word=100))
     rust.normalizer = normalizers.BertNormalizer(
@@ -32,3 +33,11 @@ def build(folder: Folder, settings: dict[str, Any], family: Family) -> RustToken
     rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     rust.decoder = decoders.WordPiece(prefix="##")
     return rust
+
+
+def files(rust: RustTokenizer, name: str) -> dict[str, bytes]:
+    """Return the file that `build` reads, and one of what was added, for programs that know no tokenizer.json."""
+    tokens = sorted(rust.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+    added = {token.content: id for id, token in rust.get_added_tokens_decoder().items() if id >= len(tokens)}
+    content = {name: "".join(f"{token}\n" for token, _ in tokens).encode()}
+    return content | ({"added_tokens.json": json.dumps(added, ensure_ascii=False).encode()} if added else {})
