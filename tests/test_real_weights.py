@@ -14,6 +14,7 @@ import pellucid
 from onnx_weights import read_onnx
 from pellucid import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, auto, pipeline
 from pellucid.errors import ConfigError
+from pellucid.inference import prepare
 
 pytestmark = pytest.mark.real
 
@@ -169,7 +170,7 @@ def test_reactions_by_albert(wheel, tmp_path):
     assert_equal(pipe.model(**inputs).logits, theirs, atol=1e-4)
     pipe.save_pretrained(tmp_path / "saved")  # as safetensors
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved", use_safetensors=True)
-    assert torch.equal(again(**inputs).logits, pipe.model(**inputs).logits)
+    assert torch.equal(prepare(again)(**inputs).logits, pipe.model(**inputs).logits)
 
 
 @torch.no_grad()

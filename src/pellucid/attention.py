@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,8 +104,7 @@ def attend(
     return out
 
 
-@dataclass(frozen=True)
-class _Scoring:
+class _Scoring(NamedTuple):  # which is made in no time
     """The arguments of `attend` that say how much tokens look at each other."""
 
     causal: bool
@@ -141,7 +141,7 @@ def _mask(layout: Layout, length: int, size: int, how: _Scoring) -> Tensor | Non
     keep = layout.keep if layout.key_positions is None else layout.key_keep
     if keep is None and how.window is None and (not how.causal or length == 1):
         return None
-    if not how.causal and how.window is None and keep is not None:
+    if (not how.causal or length == 1) and how.window is None and keep is not None:  # one token is the last
         return (keep | ~keep.any(dim=-1, keepdim=True))[:, None, None, :]
     queries, keys = (x[:, None] for x in _places(layout, size, all_alike=keep is None))
     seen = keys <= queries + (0 if how.causal else how.window or 0)  # (B or 1, 1, T, S); differences would be large
@@ -233,10 +233,31 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: _Scoring,
             mask = mask.reshape(len(mask), k.shape[1], groups, mask.shape[3])
     elif groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=how.dropout, is_causal=triangle, scale=how.scale
-    )
+    if mask is None and not triangle and not how.dropout and shape[2] > 1 and _is_short(q, k):
+        scale = 1 / math.sqrt(q.shape[-1]) if how.scale is None else how.scale
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
+        out = torch.bmm(scores.softmax(dim=-1), v)
+    else:
+        lone = q.shape[2] == 1 and q.dtype == torch.bfloat16  # the CPU's kernel is slow with a single row
+        out = F.scaled_dot_product_attention(
+            q.expand(-1, -1, 2, -1) if lone else q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=how.dropout,
+            is_causal=triangle,
+            scale=how.scale,
+        )
+        out = out[:, :, :1] if lone else out
     return out.reshape(*shape, out.shape[-1])
+
+
+def _is_short(q: Tensor, k: Tensor) -> bool:
+    """Tell whether products of whole matrices beat the CPU's kernel, as they do while the scores stay in its cache."""
+    if q.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return k.shape[2] <= (512 if q.dtype == torch.bfloat16 else 48)
 
 
 def _explicit_kernel(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -233,6 +234,44 @@ class Cache:
         self.__dict__.update(chosen.__dict__)
         self._batch = len(rows)
 
+    def seat(self, rows: Tensor, other: "Cache") -> None:
+        """Put the rows of another cache into the place of some; then all texts end together, behind padding.
+
+        Args:
+            rows: the numbers of those that give way, as many as `other` has.
+            other: of the same kind and model; without a source, and not allocated at once. It stays as it is.
+        """
+        length = max(len(self), len(other))
+        (positions, keep), theirs = (cache._marks(length, rows.device) for cache in (self, other))
+        self._positions, self._keep = positions.index_copy(0, rows, theirs[0]), keep.index_copy(0, rows, theirs[1])
+        self._length, self.ids = length, None
+        for layer, keys in self._keys.items():
+            keys.seat(rows, other._keys[layer], length)
+        for layer, state in self._states.items():
+            pairs = zip(state, other._states[layer], strict=True)
+            self._states[layer] = tuple(x.index_copy(0, rows, new) for x, new in pairs)
+        self._states_read = dict.fromkeys(self._states, length)
+
+    def trim(self, length: int) -> None:
+        """Forget all but the last tokens of each text; what is before them must be padding."""
+        if length >= len(self) or self._positions is None or self._keep is None:
+            return
+        self._positions, self._keep = self._positions[:, -length:], self._keep[:, -length:]
+        self._length, self.ids = length, None
+        for keys in self._keys.values():
+            keys.trim(length)
+        self._states_read = dict.fromkeys(self._states, length)
+
+    def _marks(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return positions and which tokens are real, (B, length) each, with padding in front."""
+        if self._positions is None or self._keep is None:
+            positions = torch.arange(len(self), device=device).expand(self._batch, -1)
+            keep = torch.ones_like(positions, dtype=torch.bool)
+        else:
+            positions, keep = self._positions, self._keep
+        front = (length - len(self), 0)
+        return F.pad(positions, front), F.pad(keep, front)
+
     def _take_sources(self, texts: Tensor) -> None:
         """Give each row a source of its own."""
         if self.source is None:
@@ -365,6 +404,24 @@ class _Keys:
             buffer.index_copy_(2, slots, new)
         self.read += k.shape[2]
         return self.buffers[0], self.buffers[1]
+
+    def seat(self, rows: Tensor, other: "_Keys", length: int) -> None:
+        """Put the rows of another into the place of some, so that all of the `length` tokens end together."""
+        held, new = self.held(), other.held()
+        size, count = held[0].shape[2], new[0].shape[2]
+        if count > size:
+            self.buffers = [_widen(F.pad(x, (0, 0, count - size, 0)), count + ROOM, 2) for x in held]
+            size = count
+        for buffer, x in zip(self.buffers, new, strict=True):
+            buffer[:, :, size - count : size].index_copy_(0, rows, x)
+        self.read, self.dropped = length, length - size
+
+    def trim(self, length: int) -> None:
+        """Forget all but the last tokens."""
+        held = self.read - self.dropped
+        size = min(held, length)
+        self.buffers = [x[:, :, held - size :] for x in self.buffers]
+        self.read, self.dropped = length, length - size
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "_Keys":
         other: Any = copy.copy(self)

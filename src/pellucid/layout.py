@@ -7,7 +7,7 @@ A model file treats both alike: it takes positions from here, and hands the layo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -199,6 +199,14 @@ class Layout:
         if self.lengths is None:
             return x
         return torch.cat([row[:length] for row, length in zip(x, self.lengths, strict=True)])[None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Layout":
+        """Return this layout on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Layout(**moved)
 
     def align(self, x: Tensor) -> "tuple[Tensor, Layout]":
         """Give each text a row that begins with its first token, (texts, T, ...), and the layout of that.

@@ -53,7 +53,7 @@ def serves(architecture, task):
     if task in (WRITING, *TARGETS):
         if architecture not in WRITERS:
             return False
-    elif "cache" in heads["Model"].accepts and architecture not in READERS:
+    elif CASES[architecture].get("is_decoder") or ("cache" in heads["Model"].accepts and architecture not in READERS):
         return False
     has = HEADS[architecture] if task in (WRITING, *TARGETS) else heads  # not every variant of a decoder writes
     accepts = [heads[suffix].accepts for suffix in TASKS[task].heads if suffix in heads and suffix in has]

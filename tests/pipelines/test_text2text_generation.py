@@ -216,6 +216,37 @@ def test_sources_that_are_too_long(task):
         pipe.stream(LONG, chunk=True)
 
 
+@pytest.mark.parametrize("kind", ["bart", "marian", "mbart", "t5"])
+def test_documents_of_ten_times_the_limit(kind):
+    """Each part is read after the other, alone and among others, in lists and generators."""
+    pipe = pipeline("translation", translator.folder(kind), **LANGUAGES.get(kind, {}))
+    pipe.tokenizer.model_max_length = 64  # as T5's files say of its training, though it has no limit
+    documents = [" ".join(translator.sentences(step) * 2) for step in (5, 7)]
+    pieces = [pipe.preprocess(document, chunk=True) for document in documents]
+    assert all(sum(len(piece["input_ids"]) for piece in group) > 640 for group in pieces)
+    assert all(len(piece["input_ids"]) <= 64 for group in pieces for piece in group)
+    mixed = ["the cat", documents[0], "a house", documents[1]]
+    alone = [answer for text in mixed for answer in pipe(text, chunk=True, **SHORT)]
+    assert pipe(mixed, chunk=True, **SHORT) == alone
+    assert [answer for (answer,) in pipe((text for text in mixed), chunk=True, batch_size=3, **SHORT)] == alone
+    parts = [pipe.tokenizer.decode(piece["input_ids"], skip_special_tokens=True) for piece in pieces[0]]
+    (first,) = pipe.preprocess("", chunk=True)
+    begin = pipe.tokenizer.decode(first["input_ids"], skip_special_tokens=True)
+    said = "".join(part.removeprefix(begin) for part in parts)
+    assert said.replace(" ", "") == documents[0].replace(" ", "")
+
+
+@pytest.mark.parametrize(("kind", "own"), [("marian", ">>de<< "), ("marian", ">>de<<"), ("t5", "en de: ")])
+def test_what_a_document_begins_with_itself_stands_before_each_part(kind, own):
+    pipe = pipeline("translation", translator.folder(kind), **LANGUAGES[kind])
+    pipe.tokenizer.model_max_length = 64
+    text = " ".join(translator.sentences(5))
+    options = {"chunk": True, **({"prefix": ""} if kind == "t5" else {})}
+    pieces = pipe.preprocess(f"{own}{text}", **options)
+    begin = pipe.tokenizer(own.strip(), add_special_tokens=False)["input_ids"]
+    assert len(pieces) > 3 and all(piece["input_ids"][: len(begin)] == begin for piece in pieces)
+
+
 def test_models_without_a_limit_read_all():
     pipe = pipeline("text2text-generation", translator.folder("t5"))
     (piece,) = pipe.preprocess(LONG)

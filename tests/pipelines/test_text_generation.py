@@ -122,10 +122,13 @@ def test_alone_in_any_batch_and_any_order(pipe, texts, size, beams):
 
 
 def test_texts_of_all_lengths_share_batches(pipe, monkeypatch):
-    sizes, forward = [], pipe.forward
+    sizes, forward, steps, run = [], pipe.forward, [], type(pipe.model).forward
     monkeypatch.setattr(pipe, "forward", lambda pieces, **o: sizes.append(len(pieces)) or forward(pieces, **o))
+    monkeypatch.setattr(type(pipe.model), "forward", lambda self, **o: steps.append(o["input_ids"]) or run(self, **o))
     texts = [("hello " * (i % 5 + 1)).strip() for i in range(40)]
     pipe(texts, **GREEDY)
+    assert max(map(len, steps)) == 32 and not sizes
+    pipe(texts, **GREEDY, num_beams=2)
     assert sum(sizes) == 40 and max(sizes) > 8
     sizes.clear()
     (piece,) = pipe.preprocess("hello", max_new_tokens=20, num_beams=3)

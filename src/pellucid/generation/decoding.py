@@ -51,17 +51,20 @@ class Rows:
     def add(self, tokens: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Add a token to each row that has not ended; return (tokens, which rows they were added to)."""
         written = ~self.done
-        tokens = torch.where(self.done, self.request.pad, tokens)
+        tokens = tokens.masked_fill(self.done, self.request.pad)
         self.text = torch.cat([self.text, tokens[:, None]], dim=1)
-        self.history = torch.cat([self.history, torch.where(self.done, -1, tokens)[:, None]], dim=1)
+        self.history = torch.cat([self.history, tokens.masked_fill(self.done, -1)[:, None]], dim=1)
         self.count += 1
         self.written += written
-        stopped = torch.isin(tokens, self.eos) | self.request.is_done(self.text, scores)
-        ended = written & (stopped | (self.count >= self.room))
-        for row in ended.nonzero()[:, 0].tolist():
-            self.reasons[row] = "stop" if bool(stopped[row]) else "length"
-            self.left -= 1
-        self.done = self.done | ended
+        stopped = torch.isin(tokens, self.eos)
+        if self.request.criteria:
+            stopped = stopped | self.request.is_done(self.text, scores)
+        ended = written & (stopped | (self.room <= self.count))
+        if bool(ended.any()):
+            for row in ended.nonzero()[:, 0].tolist():
+                self.reasons[row] = "stop" if bool(stopped[row]) else "length"
+                self.left -= 1
+            self.done = self.done | ended
         return tokens, written
 
 
@@ -78,13 +81,19 @@ def choose(rows: Rows, scores: Tensor) -> Tensor:
     return torch.multinomial(scores.softmax(dim=-1), 1, generator=request.generator)[:, 0]
 
 
+def write(rows: Rows, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Write a token in each row, from scores after its last; return (scores it was chosen by, tokens, which rows)."""
+    scores = rows.request.score(rows.history, rows.text, logits)
+    tokens, written = rows.add(choose(rows, scores), scores)
+    return scores, tokens, written
+
+
 def decode(request: Request, rows: Rows, reader: Reader) -> Iterator[Step]:
     """Write, step by step, until every row has ended."""
     logits = reader.first(request.rows)
     is_token = request.pad < request.model.config.vocab_size  # what fills up rows that have ended
     while True:
-        scores = request.score(rows.history, rows.text, logits)
-        tokens, written = rows.add(choose(rows, scores), scores)
+        scores, tokens, written = write(rows, logits)
         yield Step(tokens, written, logits, scores, reader.output)
         if rows.left == 0:
             return

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cache import Cache
 from ..errors import InputError, NonFiniteError
+from ..model import Model
 from ..rope import switch_of
 from .request import Request
 
@@ -145,15 +146,16 @@ class Reader:
             inputs |= {f"{self.side}input_ids": self.ids[:, start:], f"{self.side}attention_mask": keep}
         if self.cache is not None and self.by_ids:
             self.cache.ids = self._told()
-        self.output = self.model(
-            **inputs, cache=self.cache, use_cache=self.cache is not None, logits_to_keep=count, **self.wanted
+        self.output, logits = read(
+            self.model,
+            **inputs,
+            cache=self.cache,
+            use_cache=self.cache is not None,
+            logits_to_keep=count,
+            step=self.step,
+            checked=self.checked,
+            **self.wanted,
         )
-        logits = self.output.logits[:, -count:].float()
-        if self.checked and not bool(logits.amax(dim=-1).isfinite().all()):
-            raise NonFiniteError(
-                f"The model's scores at step {self.step} are not finite numbers. Load it with dtype='float32' or "
-                "'bfloat16', or check its weights; remove_invalid_values=True goes on regardless."
-            )
         self.step += 1
         return logits
 
@@ -179,6 +181,22 @@ class Guidance:
         other = self.reader.first(self.rows) if first else self.reader.next(ids[:, -1].clamp(min=0))
         scores, other = scores.log_softmax(dim=-1), other.log_softmax(dim=-1)
         return self.scale * (scores - other) + other
+
+
+def read(model: Model, *, logits_to_keep: int, step: int, checked: bool, **inputs: Any) -> tuple[Any, Tensor]:
+    """Run a model; return its output, and in float32 the scores after each of the last tokens, (R, count, V).
+
+    Raises:
+        NonFiniteError: if `checked` and the scores of a token are NaN or infinite; it names the step.
+    """
+    output = model(**inputs, logits_to_keep=logits_to_keep)
+    logits = output.logits[:, -logits_to_keep:].float()
+    if checked and not bool(logits.amax(dim=-1).isfinite().all()):
+        raise NonFiniteError(
+            f"The model's scores at step {step} are not finite numbers. Load it with dtype='float32' or "
+            "'bfloat16', or check its weights; remove_invalid_values=True goes on regardless."
+        )
+    return output, logits
 
 
 def _first(ids: Tensor) -> Tensor:

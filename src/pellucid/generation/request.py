@@ -217,7 +217,7 @@ def _settle(
     taken_back = dict.fromkeys(name for name, value in settings.items() if value is None)
     explicit = GenerationConfig(**settings)
     explicit = explicit if config is None else explicit.over(replace(config, **taken_back))
-    defaults = model.generation_config.over(GenerationConfig.from_model_config(model.config))
+    defaults = model.generation_config.beside(model.config)
     resolved = explicit.over(replace(defaults, **taken_back))
     if "top_k" in taken_back:
         resolved.top_k = 0
