@@ -143,6 +143,51 @@ def convert(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="A task, such as text-classification or translation_en_to_fr.")],
+    data: Annotated[Path, typer.Argument(help="A CSV, TSV, JSON, JSON Lines, Parquet, CoNLL or text file.")],
+    model: Annotated[str | None, typer.Option(help="A folder or a name on the Hub to begin with.")] = None,
+    text: Annotated[str | None, typer.Option(help="The column to read.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column to learn.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="A file to measure with; a tenth of DATA otherwise.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("trained"),
+    epochs: Annotated[float, typer.Option(help="How often to go through the data at most.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 5e-5,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a row at most.")] = None,
+    patience: Annotated[int, typer.Option(help="Stop after so many epochs that are no better.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 42,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Another setting, name=value, with the value as JSON or text; may be repeated."),
+    ] = None,
+) -> None:
+    """Train a model on a table, keep the best epoch, and write it with a report into a folder."""
+    settings = {"num_train_epochs": epochs, "per_device_train_batch_size": batch_size}
+    settings |= {"learning_rate": learning_rate, "seed": seed} | _options(option or [])
+    columns = {"text": text, "target": target, "validation": validation}
+    try:
+        from .training.run import train as fit
+
+        result = fit(
+            task,
+            data,
+            model=model,
+            output_dir=output,
+            max_length=max_length,
+            patience=patience,
+            **columns,
+            **settings,
+        )
+    except PellucidError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    for name, value in result.metrics.items():
+        typer.echo(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
+    typer.echo(f"folder\t{result.folder}")
+
+
 def _texts(text: list[str] | None, file: Path | None) -> Iterator[str]:
     """Yield the texts, one a line where they come from a stream."""
     if file is not None:

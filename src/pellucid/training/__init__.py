@@ -1,0 +1,1 @@
+"""Training: the trainer, and what goes into it: collators, schedules, metrics, losses, seeds."""
