@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..tokenizer import Tokenizer
     from .base import Pipeline
+    from .bridge import Bridge
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,15 @@ ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classifica
 
 def pipeline(
     task: str | None = None,
-    model: "str | os.PathLike | Model | None" = None,
+    model: "str | os.PathLike | Model | Any | None" = None,
     config: "str | os.PathLike | Config | None" = None,
     tokenizer: "str | os.PathLike | Tokenizer | None" = None,
     *,
     model_type: str | None = None,
     device: "str | int | torch.device | None" = None,
-    dtype: "str | torch.dtype" = "auto",
+    dtype: "str | torch.dtype | None" = None,
+    quantize: str | None = None,
+    framework: str | None = None,
     **options: Any,
 ) -> "Pipeline":
     """Build the pipeline of a task.
@@ -119,12 +122,15 @@ def pipeline(
     Args:
         task: its name, such as `"sentiment-analysis"` or `"translation_en_to_fr"`; by default what the model's head is
             for.
-        model: a folder, a name on the Hub, or a loaded model; by default the task's own.
+        model: a folder, a name on the Hub, or a loaded model, of any framework; by default the task's own.
         config: instead of the model's own.
         tokenizer: instead of the one beside the model; needed when `model` is a loaded model.
         model_type: the architecture, such as `"bert"`, for a config.json that does not name its own.
         device: where to run: -1 or `"cpu"`, the number of a GPU, or a torch device.
-        dtype: of the parameters; `"auto"` for what the checkpoint says.
+        dtype: to compute in, such as `"bfloat16"`; by default what the checkpoint says; `"auto"` for bfloat16 on a CPU
+            with instructions for it.
+        quantize: `"int8"` for linear layers of 8 bits, on a CPU; all else is then computed as with `dtype="auto"`.
+        framework: `"flax"` or `"tf"` to run the model in one of these; by default PyTorch. A loaded model has its own.
         options: those of the Hub (`revision`, `token`, `cache_dir`, ...), `model_kwargs` (a dictionary of options of
             `Model.from_pretrained`), and those of the task, as defaults for every call.
 
@@ -138,10 +144,14 @@ def pipeline(
     from .. import auto
     from ..config import Config
     from ..hub import HubOptions
+    from ..inference import fastest_dtype, prepare
     from ..model import Model, read_device
     from ..tokenizer import AutoTokenizer, Tokenizer
+    from .bridge import Bridge, check_framework
 
     dtype, device = options.pop("torch_dtype", dtype), options.pop("device_map", device)
+    framework = check_framework(framework, device=device, quantize=quantize)
+    model = Bridge(model) if hasattr(model, "twin") else model
     hub_names = set(options)
     hub = HubOptions.take(taken := dict(options))
     hub_options = {name: options.pop(name) for name in hub_names - taken.keys()}
@@ -156,34 +166,42 @@ def pipeline(
             raise InputError(f"The task {task!r} has no usual model; name one: pipeline({task!r}, model=...).")
         model = found.checkpoint
     if tokenizer is None:
-        if isinstance(model, Model):
+        if isinstance(model, Model | Bridge):
             raise InputError(
                 "A loaded model comes without its tokenizer; write pipeline(task, model=model, tokenizer=tokenizer)."
             )
         tokenizer = model
     kind = getattr(import_module(f".{found.file}", __name__), found.pipeline)
-    if not isinstance(model, Model):
+    if not isinstance(model, Model | Bridge):
         beside, hub = kind.read_beside(model, hub)
         options |= beside
         hub_options |= {"subfolder": hub.subfolder} if hub.subfolder else {}
     if not isinstance(tokenizer, Tokenizer):
         known = auto.AutoConfig.for_model(model_type) if model_type and tokenizer is model else None
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer, config=known, **hub_options)
-    if not isinstance(model, Model):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer, config=known, **hub_options)  # type: ignore[arg-type]
+    if not isinstance(model, Model | Bridge):
         if config is not None and not isinstance(config, Config):
             raise InputError(f"config is a {type(config).__name__}; expected a Config or a name.")
-        given = {"config": config, "model_type": model_type, "dtype": dtype, "device": device} | hub_options
-        model = _load(model, found, hub, given | model_options)
+        if framework == "pt" and (dtype or (quantize and "auto")) == "auto" and read_device(device).type == "cpu":
+            dtype = fastest_dtype()
+        given = {"config": config, "model_type": model_type, "dtype": dtype or "auto"} | hub_options | model_options
+        given |= {} if device is None else {"device": device}
+        model = _load(model, found, hub, given, framework)
+        model = prepare(model, quantize=quantize) if isinstance(model, Model) else Bridge(model)
     else:
+        if quantize is not None:
+            raise InputError(f"quantize={quantize!r} is for a model's name; for this one, call prepare(model, ...).")
         _check_head(model, found, model_type)
-        model = model if device is None else model.to(read_device(device))
+        if device is not None and isinstance(model, Model):
+            model = model.to(read_device(device))
     _check_vocabulary(model, tokenizer)
     if "task_name" in kind.options:
         options.setdefault("task_name", task)
-    return kind(model, tokenizer, **options)
+    loaded: Any = model
+    return kind(loaded, tokenizer, **options)
 
 
-def _load(name: "str | os.PathLike", task: Task, hub: "HubOptions", options: dict[str, Any]) -> "Model":
+def _load(name: "str | os.PathLike", task: Task, hub: "HubOptions", options: dict[str, Any], framework: str) -> Any:
     """Load a checkpoint with the head of a task.
 
     Heads of different tasks may have tensors of the same names and shapes; so a checkpoint that says which head it has
@@ -201,42 +219,45 @@ def _load(name: "str | os.PathLike", task: Task, hub: "HubOptions", options: dic
     fits, about = task in map(TASKS.get, fitting), f"is a {' and '.join(classes)}, which runs: {', '.join(fitting)}."
     if heads - {"Model"} and not fits and not options.keys() & {"num_labels", "id2label", "ignore_mismatched_sizes"}:
         raise InputError(f"{name} has not the head that {task.pipeline} needs; it {about}")
+    kind = getattr(auto, task.auto)
     try:
-        return getattr(auto, task.auto).from_pretrained(name, **options)
+        return (kind if framework == "pt" else auto.auto_in(kind, framework)).from_pretrained(name, **options)
     except (ConfigError, WeightsError) as error:
         if fits or not classes:
             raise
         raise type(error)(f"{error}\n  It {about}") from error
 
 
-def _check_head(model: "Model", task: Task, model_type: str | None) -> None:
+def _check_head(model: "Model | Bridge", task: Task, model_type: str | None) -> None:
     """Refuse a model that does not have the head of a task.
 
     Raises:
         InputError: with the tasks that run it.
     """
     from .. import auto
+    from ..model import Model
 
     def fits(task: Task) -> bool:  # the head that the task would load, and no other, such as one of beams over spans
-        return isinstance(model, next((heads[suffix] for suffix in task.heads if suffix in heads), ()))
+        return issubclass(own, next((heads[suffix] for suffix in task.heads if suffix in heads), ()))
 
+    own = type(model) if isinstance(model, Model) else model.twin
     values = {"model_type": model.config.model_type}
-    heads = auto.heads_of(auto.architecture_of(values, type(model).__name__, model_type))
+    heads = auto.heads_of(auto.architecture_of(values, own.__name__, model_type))
     if not fits(task):
         tasks = [name for name, other in TASKS.items() if fits(other)]
         raise InputError(
-            f"A {type(model).__name__} has not the head that {task.pipeline} needs; load it with {task.auto}. "
+            f"A {own.__name__} has not the head that {task.pipeline} needs; load it with {task.auto}. "
             f"As it is, it runs: {', '.join(tasks) or 'no task'}."
         )
 
 
-def _check_vocabulary(model: "Model", tokenizer: "Tokenizer") -> None:
+def _check_vocabulary(model: Any, tokenizer: "Tokenizer") -> None:
     """Refuse a tokenizer that belongs to another model; tokens added to its vocabulary raise where a text has one.
 
     Raises:
         TokenizerError: with both sizes.
     """
-    size = getattr(model.config, "vocab_size", None)
+    size = getattr(model.config, "src_vocab_size", getattr(model.config, "vocab_size", None))
     if size is not None and tokenizer.vocab_size > size:
         raise TokenizerError(
             f"The tokenizer has {tokenizer.vocab_size} tokens, the model {size}; they do not belong together. "
@@ -291,7 +312,12 @@ def task_of(model: Any, config: "Config | None", hub: "HubOptions") -> str:
 
     if model is None:
         raise ArgumentError("pipeline() needs a task or a model: pipeline('sentiment-analysis').")
-    classes = [type(model).__name__] if isinstance(model, Model) else _classes_of(model, config, hub)
+    from .bridge import Bridge
+
+    if isinstance(model, Model | Bridge):
+        classes = [(type(model) if isinstance(model, Model) else model.twin).__name__]
+    else:
+        classes = _classes_of(model, config, hub)
     heads = _heads_of(classes)
     for name, task in TASKS.items():
         if heads & {*task.heads}:

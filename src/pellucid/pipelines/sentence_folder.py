@@ -170,7 +170,7 @@ def read_sentence_folder(name: str | os.PathLike, hub: HubOptions) -> tuple[Sent
             return None, hub
         where = f"{folder.path}/modules.json"
         entries = list(_entries(folder.read_text("modules.json"), where))
-        own = hub if not entries[0].path else replace(hub, subfolder=_inside(hub, entries[0].path))
+        own = hub if not entries[0].path else hub.inside(entries[0].path)
         settings = _read(folder, "config_sentence_transformers.json")
         reading = _reading(folder)
     if own is not hub:
@@ -208,8 +208,7 @@ def _load(name: str | os.PathLike, hub: HubOptions, part: Part, where: str) -> P
     if part.kind in (*MODELS, "Dropout"):
         return part
     learned = part.kind in ("Dense", "LayerNorm")
-    options = replace(hub, subfolder=_inside(hub, part.path))
-    with locate(name, options, want="weights" if learned else "config") as folder:
+    with locate(name, hub.inside(part.path), want="weights" if learned else "config") as folder:
         config, where = folder.read_json("config.json"), str(folder.path)
         if not learned:
             return replace(part, config=config)
@@ -221,10 +220,6 @@ def _load(name: str | os.PathLike, hub: HubOptions, part: Part, where: str) -> P
             raise WeightsError(f"{where} holds the tensors {found}; its config.json asks for {wanted}.")
         checkpoint.read(own)
         return replace(part, config=config, module=module)
-
-
-def _inside(hub: HubOptions, path: str) -> str:
-    return f"{hub.subfolder}/{path}" if hub.subfolder else path
 
 
 def _read(folder: Any, name: str) -> dict[str, Any]:

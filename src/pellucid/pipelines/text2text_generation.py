@@ -1,12 +1,13 @@
 """Text to text: summaries, translations, and whatever else a model of an encoder and a decoder was trained to write."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..errors import InputError, did_you_mean
-from ..generation import GenerateOutput, GenerationConfig, Stream, generate, stream
+from ..generation import GenerateOutput, GenerationConfig, Stream, stream
 from ..generation_config import BEAMS, SAMPLING
 from ..outputs import ModelOutput
 from .base import Pipeline
@@ -81,7 +82,9 @@ class Text2TextGenerationPipeline(Pipeline):
         limit, hard = self.limit, self.model.config.max_tokens
         texts = [item]
         if options["chunk"] and limit is not None:
-            texts = list(self._parts(item, limit - len(self.ids(prefix, options)), options))
+            own = self.own_prefix(item)
+            room = limit - len(self.ids(f"{prefix}{own}", options))
+            texts = [f"{own}{part}" for part in self._parts(item[len(own) :], room)]
         cut = {"truncation": True, "max_length": limit} if options["truncation"] and limit is not None else {}
         pieces, config = [], self._resolved(options)[1]
         width = max(config.value("num_return_sequences"), config.value("num_beams"))
@@ -102,7 +105,7 @@ class Text2TextGenerationPipeline(Pipeline):
         """Let the model write a target for every piece."""
         batch = {name: tensor.to(self.model.device) for name, tensor in self._rectangle(pieces).items()}
         told = self.told(self.defaults | options)
-        return generate(self.model, **batch, return_dict_in_generate=True, **told)
+        return self.model.generate(**batch, return_dict_in_generate=True, **told)
 
     def stream(self, item: Any, **options: Any) -> Stream:
         """Write a target, and give each piece of new text as soon as it is certain.
@@ -152,6 +155,11 @@ class Text2TextGenerationPipeline(Pipeline):
         said = self.of_task(options).get("prefix", getattr(self.model.config, "prefix", None))
         return (said if options["prefix"] is None else options["prefix"]) or ""
 
+    def own_prefix(self, item: str) -> str:
+        """Return what a source itself begins with that is none of its text: one of the prefixes in config.json."""
+        said = [str(of.get("prefix") or "") for of in self.tasks().values()]
+        return max((prefix for prefix in said if item.startswith(prefix)), key=len, default="")
+
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return what config.json says of tasks, by name."""
         said = getattr(self.model.config, "task_specific_params", None)
@@ -177,27 +185,30 @@ class Text2TextGenerationPipeline(Pipeline):
         told = _without_idle(task, said) | given
         told = {name: value for name, value in told.items() if value is not None}
         explicit = GenerationConfig(**{name: value for name, value in told.items() if name in SETTINGS}).over(file)
-        config = explicit.over(self.model.generation_config)
-        config = config.over(GenerationConfig.from_model_config(self.model.config))
+        config = explicit.over(self.model.generation_config.beside(self.model.config))
         if config.max_new_tokens is None and config.max_length is None:
             told["max_new_tokens"] = config.max_new_tokens = NEW_TOKENS
         return told, config
 
-    def _parts(self, text: str, room: int, options: dict[str, Any]) -> Iterator[str]:
+    def _parts(self, text: str, room: int) -> Iterator[str]:
         """Cut a text into parts of at most `room` tokens, between sentences or words where that is possible."""
         room -= 2  # a part may be cut differently where it begins and ends
         if room < 1:
             raise InputError(f"No room is left for a source beside the prefix; this model reads {self.limit} tokens.")
-        while text:
-            head = text[: LETTERS * room]
-            encoded = self.tokenizer(head, add_special_tokens=False, return_offsets_mapping=True)
-            spans = encoded["offset_mapping"]
-            if len(spans) <= room and len(head) == len(text):
-                break
-            end = _border(text, min(spans[room - 1][1], len(head)) if len(spans) > room else len(head))
-            yield text[:end].strip()
+        while (end := self._fitting(text[: LETTERS * room], room)) < len(text):
+            end = _border(text, end)
+            if part := text[:end].strip():
+                yield part
             text = text[end:].lstrip()
         yield text
+
+    def _fitting(self, text: str, room: int) -> int:
+        """Return how many characters of a text are at most `room` tokens; one at least."""
+
+        def count(end: int) -> int:
+            return len(self.tokenizer(text[:end], add_special_tokens=False)["input_ids"])
+
+        return len(text) if count(len(text)) <= room else max(1, bisect_right(range(len(text)), room, key=count) - 1)
 
     def _rectangle(self, pieces: list[Piece]) -> dict[str, torch.Tensor]:
         """Lay pieces under each other, filled up on the right, with the mask."""
@@ -213,7 +224,7 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def _padded(self, pieces: list[Piece]) -> dict[str, Any]:
         """Add the token that begins each target, so that a trace shows what the model would write first."""
-        config = self.model.generation_config.over(GenerationConfig.from_model_config(self.model.config))
+        config = self.model.generation_config.beside(self.model.config)
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
         return self._rectangle(pieces) | {"decoder_input_ids": torch.full((len(pieces), 1), start or 0)}
 
@@ -266,13 +277,13 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         elif codes := self.tokenizer.supported_language_codes:
             if target is not None and (code := f">>{target}<<") not in codes:
                 raise InputError(
-                    f"tgt_lang is {target!r}, which this model does not write{did_you_mean(code, codes)}. "
+                    f"tgt_lang is {target!r}, which this model does not write{did_you_mean(code, codes) or '.'} "
                     "tokenizer.supported_language_codes has all."
                 )
         elif (wanted := "translation_{}_to_{}".format(*self._languages(settings))) not in self.tasks():
             pairs = [name for name in self.tasks() if name.startswith("translation_")]
             has = f"It has {', '.join(pairs)}." if pairs else "It has no choice of languages; leave them out."
-            raise InputError(f"This model has no {wanted}{did_you_mean(wanted, pairs)}. {has}")
+            raise InputError(f"This model has no {wanted}{did_you_mean(wanted, pairs) or '.'} {has}")
         return settings
 
     def _languages(self, options: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -305,7 +316,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         if not words.is_multilingual:
             return super().ids(source, options, **cut)
         languages = dict(zip(("src_lang", "tgt_lang"), self._languages(options), strict=True))
-        config = self.model.generation_config.over(GenerationConfig.from_model_config(self.model.config))
+        config = self.model.generation_config.beside(self.model.config)
         if options["forced_bos_token_id"] is not None or config.forced_bos_token_id is not None:
             languages.pop("tgt_lang")
         if missing := [name for name, code in languages.items() if code is None]:
@@ -314,6 +325,12 @@ class TranslationPipeline(Text2TextGenerationPipeline):
                 f"such as {next(iter(words.lang_code_to_id))!r}. tokenizer.lang_code_to_id has all."
             )
         return words(source, src_lang=languages["src_lang"], **cut)["input_ids"]
+
+    def own_prefix(self, item: str) -> str:
+        """Return what a source itself begins with: also a language to translate into, `>>fr<<`."""
+        code, end, text = item.partition("<<")
+        known = f"{code}{end}" in self.tokenizer.supported_language_codes
+        return item[: len(item) - len(text.lstrip())] if known else super().own_prefix(item)
 
     def prefix(self, item: str, options: dict[str, Any]) -> str:
         """Return what is read before a source: for some models the language to translate into.

@@ -1,13 +1,14 @@
 """Text generation: what a model writes after a text, or answers in a conversation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..cache import Cache
 from ..errors import InputError
-from ..generation import GenerateOutput, GenerationConfig, Stream, generate, stream
+from ..generation import GenerateOutput, GenerationConfig, Stream, stream
+from ..generation.batches import can_share, write_each
 from ..generation.prompt import is_conversation, prompt_ids
 from ..generation.request import context_of
 from ..generation.structured import KINDS
@@ -142,7 +143,8 @@ class TextGenerationPipeline(Pipeline):
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
         told = self.told(self.defaults | options)
-        return generate(self.model, ids, attention_mask=mask, return_dict_in_generate=True, **told)
+        with torch.inference_mode():
+            return self.model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **told)
 
     def stream(self, item: Any, **options: Any) -> Stream:
         """Write after one text or conversation, and give each piece of new text as soon as it is certain.
@@ -188,6 +190,23 @@ class TextGenerationPipeline(Pipeline):
         texts = [self._text(ids + answer, options)[before:] for answer in answers]
         return [{"generated_text": _shown(piece["item"], text, options)} for text in texts]
 
+    def _run(self, items: Iterable[Any], settings: dict[str, Any]) -> Iterator[Any]:
+        """Answer every item in order; where a text has ended, the next begins beside the others."""
+        one = settings["batch_size"] == 1 or (isinstance(items, list) and len(items) == 1)
+        if one or not can_share(self.model, self._resolved(settings)[1]):
+            yield from super()._run(items, settings)
+            return
+        pieces: list[Piece] = []  # that have been read but not answered
+
+        def prompts() -> Iterator[list[int]]:
+            for item in items:
+                pieces.extend(self.preprocess(item, **settings))
+                yield pieces[-1]["input_ids"]
+
+        for output in write_each(self.model, prompts(), rows=settings["batch_size"], **self.told(settings)):
+            piece = [pieces.pop(0)]
+            yield self.postprocess(piece, self.rows(output, piece), **settings)
+
     # --- what they are made of ----------------------------------------------------------------------------------------
 
     def told(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -205,8 +224,7 @@ class TextGenerationPipeline(Pipeline):
             told["stop_strings"] = [stop for part in stops for stop in ([part] if isinstance(part, str) else part)]
         explicit = GenerationConfig(**{name: value for name, value in told.items() if name in SETTINGS})
         explicit = explicit.over(told.get("generation_config") or GenerationConfig())
-        config = explicit.over(self.model.generation_config)
-        config = config.over(GenerationConfig.from_model_config(self.model.config))
+        config = explicit.over(self.model.generation_config.beside(self.model.config))
         if explicit.max_new_tokens is None and explicit.max_length is not None:
             config.max_new_tokens = None
         elif config.max_new_tokens is None and config.max_length is None:
@@ -233,7 +251,7 @@ class TextGenerationPipeline(Pipeline):
     @property
     def _bos(self) -> int | None:
         """The token that begins a text."""
-        config = self.model.generation_config.over(GenerationConfig.from_model_config(self.model.config))
+        config = self.model.generation_config.beside(self.model.config)
         return self.tokenizer.bos_token_id if config.bos_token_id is None else config.bos_token_id
 
     def _last(self, ids: list[int], config: GenerationConfig, asked: bool) -> list[int]:

@@ -1,0 +1,1 @@
+"""The architectures in Flax NNX: one file each, named as the PyTorch file whose checkpoints it loads."""

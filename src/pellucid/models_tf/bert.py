@@ -1,0 +1,403 @@
+"""BERT in Keras: a bidirectional encoder with post-norm, learned positions and token types; see models/bert.py.
+
+Shapes: B batch, C choices, T tokens, E hidden, H heads, D head size, V vocabulary, L labels.
+"""
+
+from functools import partial
+
+import keras
+from keras import ops
+from tensorflow import Tensor
+
+from ..models.bert import BertConfig, classifier_dropout
+from ..outputs import Hidden, Logits, PreTraining, Spans
+from ..tf_attention import TFLayout, attend, join_heads, split_heads
+from ..tf_layers import Embedding, Layer, LayerNorm, Linear, binary_cross_entropy, cross_entropy, token_loss
+from ..tf_model import TFModel
+
+ACTIVATIONS = {
+    "gelu": partial(ops.gelu, approximate=False),
+    "gelu_fast": ops.gelu,
+    "gelu_new": ops.gelu,
+    "gelu_pytorch_tanh": ops.gelu,
+    "relu": ops.relu,
+    "silu": ops.silu,
+    "swish": ops.silu,
+    "tanh": ops.tanh,
+}
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = labels.dtype.is_integer
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return ops.mean(ops.square(ops.reshape(logits, (-1,)) - ops.cast(ops.reshape(labels, (-1,)), logits.dtype)))
+    if problem_type.startswith("multi_label"):
+        return binary_cross_entropy(logits, labels)
+    return cross_entropy(logits, ops.reshape(labels, (-1,)))
+
+
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = ops.shape(logits)[1]
+    return cross_entropy(logits, ops.clip(ops.reshape(positions, (-1,)), 0, length), ignore=length)
+
+
+class TFBertEmbeddings(Layer):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = keras.layers.Dropout(config.hidden_dropout_prob)
+
+    def call(self, words: Tensor, token_types: Tensor, positions: Tensor) -> Tensor:
+        x = words + self.token_type_embeddings(token_types) + self.position_embeddings(positions)  # (B, T, E)
+        return self.dropout(self.LayerNorm(x))
+
+
+class TFBertSelfAttention(Layer):
+    """Multi-head attention, without its output projection."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
+        self.dropout = keras.layers.Dropout(config.attention_probs_dropout_prob)
+
+    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+        q, k, v = (split_heads(project(x), self.head_size) for project in (self.query, self.key, self.value))
+        return join_heads(attend(q, k, v, layout, dropout=self.dropout))
+
+
+class TFBertResidual(Layer):
+    """What ends both halves of a layer: dense, dropout, residual sum, norm."""
+
+    def __init__(self, config: BertConfig, size: int):
+        super().__init__()
+        self.dense = Linear(size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = keras.layers.Dropout(config.hidden_dropout_prob)
+
+    def call(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(residual + self.dropout(self.dense(x)))
+
+
+class TFBertAttention(Layer):
+    """The first half of a layer."""
+
+    checkpoint_names = {"end": "output"}  # Keras has an output of its own
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.self = TFBertSelfAttention(config)
+        self.end = TFBertResidual(config, config.hidden_size)
+
+    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+        return self.end(self.self(x, layout=layout), residual=x)
+
+
+class TFBertIntermediate(Layer):
+    """The wide, non-linear step of a layer's second half."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.activation(self.dense(x))
+
+
+class TFBertLayer(Layer):
+    """One layer: attention, then a position-wise feed-forward."""
+
+    checkpoint_names = {"end": "output"}  # Keras has an output of its own
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.attention = TFBertAttention(config)
+        self.intermediate = TFBertIntermediate(config)
+        self.end = TFBertResidual(config, config.intermediate_size)
+
+    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+        x = self.attention(x, layout=layout)
+        return self.end(self.intermediate(x), residual=x)
+
+
+class TFBertEncoder(Layer):
+    """The stack of layers."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.layer = [TFBertLayer(config) for _ in range(config.num_hidden_layers)]
+
+    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, layout=layout)
+        return x
+
+
+class TFBertPooler(Layer):
+    """One vector a text, from its first token."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+
+    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+        return ops.tanh(self.dense(layout.first(x)))  # (B, E)
+
+
+class TFBertModel(TFModel):
+    """The encoder without a task head."""
+
+    def __init__(self, config: BertConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.embeddings = TFBertEmbeddings(config)
+        self.encoder = TFBertEncoder(config)
+        self.pooler = TFBertPooler(config) if add_pooling_layer else None
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Hidden:
+        """Encode a batch.
+
+        Args:
+            input_ids: token ids, (B, T), T at most `config.max_position_embeddings`.
+            attention_mask: (B, T), 1 for real tokens and 0 for padding; None when nothing is padded.
+            token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second; None for all 0.
+            position_ids: (B, T); None to count from each text's first real token.
+            inputs_embeds: word embeddings, (B, T, E), instead of `input_ids`.
+        """
+        layout = TFLayout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        token_types = ops.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
+        positions = layout.positions if position_ids is None else position_ids
+        x = self.encoder(self.embeddings(words, token_types, positions), layout=layout)  # (B, T, E)
+        pooled = None if self.pooler is None else self.pooler(x, layout=layout)
+        return Hidden(last_hidden_state=x, pooler_output=pooled)
+
+
+class TFBertPredictionHeadTransform(Layer):
+    """The non-linear step before the vocabulary scores."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(x)))
+
+
+class TFBertLMPredictionHead(Layer):
+    """Scores over the vocabulary; the decoder's weight is the word embedding's."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.transform = TFBertPredictionHeadTransform(config)
+        self.decoder = Linear(config.hidden_size, config.vocab_size)
+        self.bias = self.parameter("bias", config.vocab_size)  # the checkpoint's second name of the decoder's bias
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x))
+
+
+class TFBertPreTrainingHeads(Layer):
+    """The heads of the pre-training tasks; which of them, the class decides."""
+
+    def __init__(self, config: BertConfig, *, words: bool, order: bool):
+        super().__init__()
+        if words:
+            self.predictions = TFBertLMPredictionHead(config)
+        if order:
+            self.seq_relationship = Linear(config.hidden_size, 2)
+
+
+class TFBertForPreTraining(TFModel):
+    """Both pre-training tasks: the masked words, and whether the second text follows the first."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config)
+        self.cls = TFBertPreTrainingHeads(config, words=True, order=True)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+    ) -> PreTraining:
+        """Score words, `labels` as in TFBertForMaskedLM, and order, `next_sentence_label`: (B,), 1 for random."""
+        hidden = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        words = self.cls.predictions(hidden.last_hidden_state)  # (B, T, V)
+        order = self.cls.seq_relationship(hidden.pooler_output)  # (B, 2)
+        loss = None
+        if labels is not None and next_sentence_label is not None:
+            loss = token_loss(words, labels) + cross_entropy(order, ops.reshape(next_sentence_label, (-1,)))
+        return PreTraining(loss=loss, prediction_logits=words, seq_relationship_logits=order)
+
+
+class TFBertForMaskedLM(TFModel):
+    """Scores over the vocabulary for every token, to fill in masked ones."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config, add_pooling_layer=False)
+        self.cls = TFBertPreTrainingHeads(config, words=True, order=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score words; `labels`: (B, T), the true ids, -100 where there is nothing to learn."""
+        x = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.cls.predictions(x)  # (B, T, V)
+        return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
+
+
+class TFBertForNextSentencePrediction(TFModel):
+    """Tells whether the second text follows the first (0) or is a random one (1)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config)
+        self.cls = TFBertPreTrainingHeads(config, words=False, order=True)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score sentence order; `labels`: (B,), 0 or 1."""
+        hidden = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        logits = self.cls.seq_relationship(hidden.pooler_output)  # (B, 2)
+        return Logits(loss=None if labels is None else cross_entropy(logits, ops.reshape(labels, (-1,))), logits=logits)
+
+
+class TFBertForSequenceClassification(TFModel):
+    """Labels a whole text, from its pooled vector."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config)
+        self.dropout = keras.layers.Dropout(classifier_dropout(config))
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) numbers to regress."""
+        pooled = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).pooler_output
+        logits = self.classifier(self.dropout(pooled))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Logits(loss=loss, logits=logits)
+
+
+class TFBertForMultipleChoice(TFModel):
+    """Picks one of several continuations; each choice is a text of its own."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config)
+        self.dropout = keras.layers.Dropout(classifier_dropout(config))
+        self.classifier = Linear(config.hidden_size, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the choices, (B, C, T) to (B, C); `labels`: (B,), the right ones."""
+        given = (input_ids, attention_mask, token_type_ids, position_ids)
+        texts = [None if part is None else ops.reshape(part, (-1, ops.shape(part)[-1])) for part in given]  # (B * C, T)
+        pooled = self.bert.forward(*texts).pooler_output
+        logits = ops.reshape(self.classifier(self.dropout(pooled)), (-1, ops.shape(input_ids)[-2]))  # (B, C)
+        return Logits(loss=None if labels is None else cross_entropy(logits, labels), logits=logits)
+
+
+class TFBertForTokenClassification(TFModel):
+    """Labels every token, for example as part of a name."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config, add_pooling_layer=False)
+        self.dropout = keras.layers.Dropout(classifier_dropout(config))
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels of each token; `labels`: (B, T), -100 where there is nothing to learn."""
+        x = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        logits = self.classifier(self.dropout(x))  # (B, T, L)
+        return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
+
+
+class TFBertForQuestionAnswering(TFModel):
+    """Finds the answer to a question in a text: where it begins and where it ends."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config, add_pooling_layer=False)
+        self.qa_outputs = Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+    ) -> Spans:
+        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T for no answer."""
+        x = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
+        start, end = ops.unstack(self.qa_outputs(x), axis=-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        return Spans(loss=loss, start_logits=start, end_logits=end)
