@@ -1,5 +1,6 @@
 """Auto classes: config.json chooses the class, and what is unknown names what is near."""
 
+import importlib.util
 import json
 import threading
 from pathlib import Path
@@ -9,16 +10,24 @@ import torch
 
 import pellucid
 from cases import HEADS
-from oracle import checkpoint, reference
+from oracle import checkpoint, ours, reference
 from pellucid import AutoConfig, AutoModel, auto
-from pellucid.errors import ArgumentError, ConfigError, InputError, MissingFileError, NotFoundError, WeightsError
+from pellucid.errors import (
+    ArgumentError,
+    ConfigError,
+    InputError,
+    MissingFileError,
+    MissingPackageError,
+    NotFoundError,
+    WeightsError,
+)
 
 CLASSES = [getattr(auto, name) for name in vars(auto) if name.startswith("AutoModel")]
 FILE = "model.safetensors"
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+@pytest.mark.parametrize("architecture", ["megatron_bert", "distilbert"])
 def test_each_auto_class_finds_its_head_or_names_those_there_are(cls, architecture):
     config = auto.config_class(architecture)(num_hidden_layers=1, hidden_size=16, num_attention_heads=2)
     fitting = [suffix for suffix in cls.suffixes if suffix in HEADS[architecture]]
@@ -31,6 +40,22 @@ def test_each_auto_class_finds_its_head_or_names_those_there_are(cls, architectu
         for call in (lambda: cls.from_config(config), lambda: cls.from_pretrained(checkpoint(architecture, "Model"))):
             with pytest.raises(ConfigError, match=message):
                 call()
+
+
+def test_text_encoders_are_those_of_the_original():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+    encoders = {kind.replace("-", "_"): name for kind, name in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.items()}
+    shared = encoders.keys() & set(auto.architectures())
+    found = {kind: auto.AutoModelForTextEncoding.class_for(kind).__name__ for kind in shared}
+    assert len(shared) > 20 and found == {kind: encoders[kind] for kind in shared}
+    model = auto.AutoModelForTextEncoding.from_pretrained(checkpoint("t5", "ForConditionalGeneration"))
+    whole = ours("t5", "ForConditionalGeneration")
+    ids = torch.arange(5, 12)[None]
+    assert type(model) is pellucid.T5EncoderModel and torch.equal(model(ids)[0], whole.encoder(ids)[0])
+    for kind in ("bart", "gpt2"):
+        with pytest.raises(ConfigError, match=f"{kind} has no encoder of its own, a .*Model writes; use AutoModel"):
+            auto.AutoModelForTextEncoding.class_for(kind)
 
 
 @pytest.mark.parametrize("cls", [AutoConfig, *CLASSES], ids=lambda cls: cls.__name__)
@@ -171,3 +196,20 @@ def test_a_load_beside_saves_of_two_architectures_meets_one_of_them(tmp_path):
 def test_every_architecture_is_a_file_or_shares_one():
     files = {path.stem for path in (Path(auto.__file__).parent / "models").glob("*.py")} - {"__init__"}
     assert files | set(auto.KIN) == set(auto.architectures())
+
+
+@pytest.mark.parametrize(("name", "extra"), [("FlaxBertModel", "flax"), ("TFBertModel", "tensorflow")])
+def test_a_framework_that_is_not_installed_says_how_to_install_it(name, extra, monkeypatch):
+    absent, find = ("flax", "jax", "tensorflow", "keras"), importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
+    with pytest.raises(MissingPackageError, match=rf"pip install 'pellucid\[{extra}\]'"):
+        getattr(pellucid, name)
+    auto_class = getattr(pellucid, f"{name.removesuffix('BertModel')}AutoModel")
+    with pytest.raises(MissingPackageError, match=rf"pip install 'pellucid\[{extra}\]'"):
+        auto_class.from_config(pellucid.BertConfig())
+
+
+@pytest.mark.parametrize("mark", ["Flax", "TF"])
+def test_a_framework_without_that_model_says_which_it_has(mark):
+    with pytest.raises(AttributeError, match=rf"There is no {mark}PhiModel.*bert.*gpt2.*llama.*t5.*with PhiModel"):
+        getattr(pellucid, f"{mark}PhiModel")

@@ -15,7 +15,7 @@ from pellucid import auto
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 BEGIN, END = "<!-- architectures: made by python tests/test_readme.py -->\n", "<!-- end of architectures -->"
-FRAMEWORKS = {"models": "PyTorch", "models_tf": "TensorFlow", "models_flax": "Flax"}
+FRAMEWORKS = {"tf": "TensorFlow", "flax": "Flax"}
 TASKS = {
     "Model": "hidden states",
     "ForPreTraining": "pre-training",
@@ -45,8 +45,8 @@ def table() -> str:
         title = auto.config_class(name).__name__.removesuffix("Config")
         heads = auto.heads_of(name)
         tasks = ", ".join(dict.fromkeys(TASKS[suffix] for suffix in sorted(heads, key=list(TASKS).index)))
-        file, package = Path(auto.module_of(name).__file__).name, Path(auto.__file__).parent
-        frameworks = [label for folder, label in FRAMEWORKS.items() if (package / folder / file).exists()]
+        file = Path(auto.module_of(name).__file__).name
+        frameworks = ["PyTorch", *(label for key, label in FRAMEWORKS.items() if name in auto.architectures_in(key))]
         rows.append(f"| [{title}](src/pellucid/models/{file}) | {tasks} | {', '.join(frameworks)} |")
     return "\n".join(rows) + "\n"
 

@@ -26,6 +26,7 @@ KIN = {  # architecture -> the file it shares
     "new": "gte",
     "xlm_roberta": "roberta",
 }
+OTHER_KIN = {"mistral": "llama", "qwen2": "llama", "qwen3": "llama"}  # more of it, outside of PyTorch
 
 
 @cache
@@ -97,6 +98,69 @@ def read_config(folder: Folder, model_type: str | None = None, **overrides: Any)
     return config_class(architecture_of(values, where, model_type)).from_dict(values, where=where, **overrides)
 
 
+def architectures_in(framework: str) -> list[str]:
+    """List the architectures that another framework, "flax" or "tf", has classes of."""
+    from .foreign import FRAMEWORKS
+
+    folder = importlib.import_module(f".{FRAMEWORKS[framework].folder}", __package__)
+    files = {module.name for module in pkgutil.iter_modules(folder.__path__)}
+    return [kind for kind in architectures() if (KIN | OTHER_KIN).get(kind, kind) in files]
+
+
+def counterpart(kind: "type[Model]", framework: str) -> Any:
+    """Return the class of another framework that is what a PyTorch class is: FlaxBertModel for BertModel.
+
+    Raises:
+        MissingPackageError: if the framework is not installed.
+        ConfigError: if there is none; with the architectures or classes that there are.
+    """
+    from .foreign import FRAMEWORKS, check_installed
+
+    mark, folder, _, _ = FRAMEWORKS[framework]
+    name, architecture = f"{mark}{kind.__name__}", architecture_of_class(kind.__name__) or ""
+    if architecture not in (known := architectures_in(framework)):
+        raise ConfigError(
+            f"There is no {name}: {framework!r} has classes of {', '.join(known) or 'nothing'}. "
+            f"Load {architecture} in PyTorch, with {kind.__name__}."
+        )
+    check_installed(framework)
+    if framework == "tf":
+        from .tensorflow_import import import_tensorflow
+
+        import_tensorflow()
+    module = importlib.import_module(f".{folder}.{(KIN | OTHER_KIN).get(architecture, architecture)}", __package__)
+    if not hasattr(module, name):
+        stem = f"{mark}{kind.config_class.__name__.removesuffix('Config')}"
+        has = [own for own, value in vars(module).items() if own.startswith(stem) and hasattr(value, "from_pretrained")]
+        raise ConfigError(f"There is no {name}; of {architecture}, {framework!r} has: {', '.join(has)}.")
+    return getattr(module, name)
+
+
+def class_in(name: str) -> Any:
+    """Return a class of another framework by its name, FlaxBertModel or FlaxAutoModel; None if there is none."""
+    from .foreign import FRAMEWORKS
+
+    framework, mark = next((f, other.mark) for f, other in FRAMEWORKS.items() if name.startswith(other.mark))
+    plain = name.removeprefix(mark)
+    if isinstance(auto := globals().get(plain), type) and issubclass(auto, AutoModel):
+        return auto_in(auto, framework)
+    architecture = architecture_of_class(plain)
+    kind = vars(module_of(architecture)).get(plain) if architecture else None
+    try:
+        return None if kind is None else counterpart(kind, framework)
+    except ConfigError as error:
+        raise AttributeError(str(error)) from None
+
+
+@cache
+def auto_in(auto: "type[AutoModel]", framework: str) -> "type[AutoModel]":
+    """Return what loads models of another framework: FlaxAutoModel for AutoModel."""
+    from .foreign import FRAMEWORKS
+
+    values = {"framework": framework, "__doc__": auto.__doc__, "__module__": __name__}
+    return type(f"{FRAMEWORKS[framework].mark}{auto.__name__}", (auto,), values)
+
+
 class AutoConfig:
     """Reads a configuration of any architecture."""
 
@@ -127,6 +191,7 @@ class AutoModel:
     """Loads the backbone of any architecture: hidden states without a task head."""
 
     suffixes: ClassVar[tuple[str, ...]] = ("Model",)
+    framework: ClassVar[str] = "pt"
 
     def __init__(self) -> None:
         name = type(self).__name__
@@ -151,15 +216,15 @@ class AutoModel:
         """
         if config is not None:
             architecture = cls._architecture(config, model_type)
-            return cls.class_for(architecture).from_pretrained(name, config=config, **options)
+            return cls._class(architecture).from_pretrained(name, config=config, **options)
         with locate(name, HubOptions.take(options), want="weights") as folder:
             architecture = architecture_of(read_values(folder), f"{folder.path}/config.json", model_type)
-            return cls.class_for(architecture).from_pretrained(folder, **options)
+            return cls._class(architecture).from_pretrained(folder, **options)
 
     @classmethod
     def from_config(cls, config: Config, **options: Any) -> "Model":
         """Build with random weights, in training mode; options as in `Model.from_config`."""
-        return cls.class_for(cls._architecture(config)).from_config(config, **options)
+        return cls._class(cls._architecture(config)).from_config(config, **options)
 
     @staticmethod
     def _architecture(config: Config, model_type: str | None = None) -> str:
@@ -168,8 +233,13 @@ class AutoModel:
         return architecture_of({"model_type": config.model_type}, type(config).__name__, model_type)
 
     @classmethod
+    def _class(cls, architecture: str) -> Any:
+        kind = cls.class_for(architecture)
+        return kind if cls.framework == "pt" else counterpart(kind, cls.framework)
+
+    @classmethod
     def class_for(cls, architecture: str) -> "type[Model]":
-        """Return the class of an architecture's file that has this head.
+        """Return the PyTorch class of an architecture's file that has this head.
 
         Raises:
             ConfigError: if it has none, with those it has.
@@ -193,6 +263,24 @@ def heads_of(architecture: str) -> "dict[str, type[Model]]":
     names = {v.__name__.removeprefix(stem).removeprefix(whole): v for v in classes if v.__module__ == module.__name__}
     heads = ("Model", "EncoderModel", "MTModel", "For", "LMHead", "WithLMHead")
     return {s: v for s, v in names.items() if s.startswith(heads)}
+
+
+class AutoModelForTextEncoding(AutoModel):
+    """Loads a model that turns a text into hidden states: an encoder, without the decoder that may stand beside it."""
+
+    suffixes = ("EncoderModel", "Model")
+
+    @classmethod
+    def class_for(cls, architecture: str) -> "type[Model]":
+        """Return the class of an architecture's file that is an encoder.
+
+        Raises:
+            ConfigError: if there is none, as for models that write on.
+        """
+        found = super().class_for(architecture)
+        if "cache" in found.accepts:
+            raise ConfigError(f"{architecture} has no encoder of its own, a {found.__name__} writes; use AutoModel.")
+        return found
 
 
 class AutoModelForPreTraining(AutoModel):

@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from . import weights
+from .adapters import FILES as ADAPTER_FILES
+from .adapters import Adaptable
 from .cache import Cache
 from .config import Config
 from .errors import ArgumentError, InputError, WeightsError, did_you_mean, refuse_unknown
@@ -33,10 +35,12 @@ NOTHING = frozenset(
     {"past_key_values", "head_mask", "encoder_hidden_states", "encoder_attention_mask", "cache_position"}
 )
 
+PAIRED = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "labels")  # a source, its target
+
 _inside: ContextVar[bool] = ContextVar("inside", default=False)  # the call of another model
 
 
-class Model(nn.Module):
+class Model(Adaptable):
     """The base of every architecture's classes.
 
     Attributes:
@@ -51,6 +55,7 @@ class Model(nn.Module):
         unread: ends of the names of tensors that checkpoints hold and no class reads.
         exact: ends of the names of parameters that are loaded in float32 even where the others are of less precision.
         wide: ends of the names of parameters that are loaded in float32 in place of float16, whose range is too small.
+        uncalled: ends of the names of modules of which only the weights are read; no adapter can change them.
         load_report: what `from_pretrained` did; None for a model that was not loaded.
     """
 
@@ -79,7 +84,7 @@ class Model(nn.Module):
             )
         config.check()  # fields may have been set since it was built
         self.config = config
-        self.generation_config = GenerationConfig()
+        self.generation_config = GenerationConfig.unsaid()
 
     @property
     def base_model(self) -> "Model":
@@ -115,11 +120,14 @@ class Model(nn.Module):
 
         Raises:
             ArgumentError: for an argument that `forward` does not have.
-            InputError: for ids outside the vocabulary or texts longer than the model's positions.
+            InputError: for ids outside the vocabulary, texts longer than the model's positions, and targets that are
+                not as many for each source.
         """
         inputs = {name: value for name, value in inputs.items() if not self._asks_nothing(name, value)}
         if torch.compiler.is_compiling() or recording() or _inside.get():
             return super().__call__(*args, **inputs)
+        if self.source_stack:
+            self._check_rows(dict(zip(self.accepts, args, strict=False)) | inputs)
         cache = self._take_cache(args, inputs, use_cache) if "cache" in self.accepts else None
         hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
@@ -135,6 +143,15 @@ class Model(nn.Module):
             _inside.reset(token)
         output.past_key_values = cache
         return output.to_tuple() if return_dict is False else output
+
+    @staticmethod
+    def _check_rows(inputs: dict[str, Any]) -> None:
+        """Raise unless there is a target for each source, or equally many; labels may be targets."""
+        rows = {name: len(x) for name, x in inputs.items() if name in PAIRED and isinstance(x, Tensor) and x.dim()}
+        sources = rows.pop("input_ids", None) or rows.pop("inputs_embeds", None)
+        for name, count in rows.items():
+            if sources and (count % sources or not count):
+                raise InputError(f"{name} has {count} row(s), the source {sources}; expected as many for each source.")
 
     def _take_cache(self, args: tuple[Any, ...], inputs: dict[str, Any], use_cache: bool | None) -> Cache | None:
         """Put the cache that a call needs into its inputs; return the one that it gives back."""
@@ -234,10 +251,13 @@ class Model(nn.Module):
             "position_ids": (("max_position_embeddings",), "Positions count from 0 in every text."),
             "token_type_ids": (("type_vocab_size",), "They tell the texts of a pair apart."),
             "langs": (("n_langs",), "They number the languages that the model knows."),
+            "labels": (("decoder_vocab_size", "vocab_size"), "-100 stands where nothing is to be learned."),
         }
         for name, (fields, hint) in limits.items():
             ids, sizes = inputs.get(name), [getattr(self.config, field, None) for field in fields]
             limit = next((size for size in sizes if size), None)
+            if name == "labels" and isinstance(ids, Tensor):
+                ids = ids[ids != -100]
             if isinstance(ids, Tensor) and limit and len(wrong := ids[(ids < 0) | (ids >= limit)]):
                 return InputError(f"{name} holds {int(wrong[0])}; expected 0 to {limit - 1}. {hint}")
         if str(error).startswith("Target"):
@@ -340,6 +360,7 @@ class Model(nn.Module):
                 reshape_head=ignore_mismatched_sizes,
             )
             model.generation_config = GenerationConfig.from_folder(folder)
+            model.load_own_adapter(folder)
         model.eval()
         return (model, model.load_report) if output_loading_info else model  # type: ignore[return-value]
 
@@ -383,7 +404,8 @@ class Model(nn.Module):
         """Write config.json and model.safetensors (or shards) into a folder, which changes at once or not at all.
 
         Args:
-            path: the folder; made if it does not exist. Files in it that are not weights or config.json stay.
+            path: the folder; made if it does not exist. Files in it that are not weights or config.json stay. A model
+                with an adapter writes that, too, and `from_pretrained` loads both.
             max_shard_size: bytes, or a text such as `"500MB"`; larger models are written as shards with an index.
             state_dict: tensors to write instead of the model's own, under the same names.
             push_to_hub: whether to upload the folder too.
@@ -404,11 +426,13 @@ class Model(nn.Module):
             refuse_unknown("save_pretrained", options, ["max_shard_size", "state_dict", "push_to_hub"])
         tensors = self._to_write(self.state_dict() if state_dict is None else state_dict)
         config = self.config.replace(architectures=[type(self).__name__], dtype=str(self.dtype))
-        with rewrite(path, replaces=weights.is_weight_file) as staging:
+        with rewrite(path, replaces=lambda name: weights.is_weight_file(name) or name in ADAPTER_FILES) as staging:
             (staging / "config.json").write_text(config.to_json_string(), encoding="utf-8")
-            if self.generation_config.to_dict():
-                (staging / GENERATION_FILE).write_text(self.generation_config.to_json_string(), encoding="utf-8")
+            settings = self.generation_config.for_file(self.config)
+            if settings.to_dict():
+                (staging / GENERATION_FILE).write_text(settings.to_json_string(), encoding="utf-8")
             weights.write(staging, tensors, max_shard_size=max_shard_size)
+            self.write_own_adapter(staging)
         if push_to_hub:
             push(path, repo_id, **options)
 
