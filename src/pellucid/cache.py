@@ -21,6 +21,7 @@ from .errors import InputError, WeightsError
 from .layout import Layout
 
 ROOM = 256  # tokens for which a full buffer makes room, at least
+UNCOUNTED = -1  # tokens that a compiled layer has read: a count would be another program each step
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Cache:
         if torch.compiler.is_compiling():
             return
         past = len(self)
+        self._count()
         if past and batch != self._batch:
             raise InputError(f"The cache holds {self._batch} texts, the input {batch}; expected the same.")
         if self.capacity is not None and past + new > self.capacity:
@@ -137,9 +139,15 @@ class Cache:
             if bool((begun & ~layout.keep[:, -1]).any()):
                 raise InputError("A sliding cache needs padding on the left: pad with padding_side='left'.")
 
+    def _count(self) -> None:
+        """Count what compiled layers have read."""
+        for keys in self._keys.values():
+            if keys.read == UNCOUNTED:
+                keys.read = len(self)
+
     def _refuse_broken(self, read: int) -> None:
         """Raise unless a layer has read all that was to be read before."""
-        if read != self._past and not torch.compiler.is_compiling():
+        if read != self._past:
             raise InputError(
                 "The cache stopped in the middle of a forward; crop() it to where it was, or crop(0) and start anew."
             )
@@ -154,7 +162,8 @@ class Cache:
             window: how many tokens back the layer looks at most; None for all.
         """
         keys = self._keys.setdefault(layer, _Keys())
-        self._refuse_broken(keys.read)
+        if not torch.compiler.is_compiling():
+            self._refuse_broken(keys.read)
         if self.capacity is not None and self._slots is not None:
             return keys.put(k, v, self._slots, self.capacity)
         return keys.append(k, v, window if self.sliding else None)
@@ -162,7 +171,8 @@ class Cache:
     def state(self, layer: int) -> tuple[Tensor, ...] | None:
         """Return the state that a recurrent layer left; None at the beginning."""
         state = self._states.get(layer)
-        self._refuse_broken(0 if state is None else self._states_read.get(layer, self._past))
+        if not torch.compiler.is_compiling():
+            self._refuse_broken(0 if state is None else self._states_read.get(layer, self._past))
         return state
 
     def set_state(self, layer: int, *state: Tensor) -> None:
@@ -193,6 +203,7 @@ class Cache:
         Raises:
             InputError: if they can not be told apart any more, in a sliding cache or a recurrent state.
         """
+        self._count()
         length = max(0, len(self) + length) if length < 0 else length
         if length == 0:
             self._length, self.ids, self._positions, self._keep = 0, None, None, None
@@ -297,6 +308,7 @@ class Cache:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it to a safetensors file, all or nothing."""
+        self._count()
         tensors: dict[str, Tensor] = {}
         for layer, keys in self._keys.items():
             for name, x in zip("kv", keys.held(), strict=True):
@@ -402,7 +414,7 @@ class _Keys:
             self.buffers = [x.new_zeros(*x.shape[:2], capacity, x.shape[3]) for x in (k, v)]
         for buffer, new in zip(self.buffers, (k, v), strict=True):
             buffer.index_copy_(2, slots, new)
-        self.read += k.shape[2]
+        self.read = UNCOUNTED if torch.compiler.is_compiling() else self.read + k.shape[2]
         return self.buffers[0], self.buffers[1]
 
     def seat(self, rows: Tensor, other: "_Keys", length: int) -> None:

@@ -80,3 +80,14 @@ def test_a_compiled_model_writes_the_same():
     compiled.forward = torch.compile(compiled.forward, backend="eager")
     wanted = model.generate(prompt(), max_new_tokens=3)
     assert torch.equal(compiled.generate(prompt(), max_new_tokens=3), wanted)
+
+
+def test_a_fixed_cache_needs_one_program_for_all_steps():
+    torch.compiler.reset()
+    model, compiled, made = ours(*LLAMA), ours(*LLAMA), []
+    compiled.forward = torch.compile(
+        compiled.forward, backend=lambda graph, _: made.append(graph) or graph, dynamic=False
+    )
+    options = {"max_new_tokens": 20, "eos_token_id": None, "cache_implementation": "static"}
+    assert torch.equal(compiled.generate(prompt(), **options), model.generate(prompt(), **options))
+    assert len(made) <= 3  # the prompt, in which everything is new, and steps

@@ -143,7 +143,8 @@ class Reader:
             inputs["token_type_ids"] = self.types[:, start:]
         if self.by_ids or self.step > 0:
             keep = None if self.keep is None or start >= self.prompt else self.keep[:, start:].long()
-            inputs |= {f"{self.side}input_ids": self.ids[:, start:], f"{self.side}attention_mask": keep}
+            ids = self.ids[:, start:].clone(memory_format=torch.contiguous_format)  # strides would tell steps apart
+            inputs |= {f"{self.side}input_ids": ids, f"{self.side}attention_mask": keep}
         if self.cache is not None and self.by_ids:
             self.cache.ids = self._told()
         self.output, logits = read(
