@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from cases import CASES
 from pellucid import auto
+from pellucid.weights import same_bits
 
 COMPUTED = ("inv_freq", "embed_positions.weight")  # what the original stores, though config.json says it
 
@@ -29,10 +30,15 @@ def reference_class(architecture: str, head: str) -> Any:
 def mend() -> None:
     """Undo what 5.23 broke."""
     from transformers.models.bigbird_pegasus.modeling_bigbird_pegasus import BigBirdPegasusForCausalLM
+    from transformers.models.data2vec.modeling_data2vec_text import Data2VecTextForCausalLM
     from transformers.models.fsmt.modeling_fsmt import FSMTModel, SinusoidalPositionalEmbedding
+    from transformers.models.megatron_bert.modeling_megatron_bert import MegatronBertSelfAttention
     from transformers.models.mvp.modeling_mvp import MvpEncoder
     from transformers.models.prophetnet.modeling_prophetnet import ProphetNetNgramSelfAttention
+    from transformers.models.rembert.modeling_rembert import RemBertSelfAttention
     from transformers.models.roberta.modeling_roberta import RobertaForCausalLM
+    from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import RobertaPreLayerNormForCausalLM
+    from transformers.models.xlm_roberta_xl.modeling_xlm_roberta_xl import XLMRobertaXLForCausalLM
 
     build = MvpEncoder.__init__  # it takes the word that there are prompts for embeddings, and makes none
     MvpEncoder.__init__ = lambda self, config, prompt=False: build(self, config, use_prompt=prompt)
@@ -41,10 +47,9 @@ def mend() -> None:
     FSMTModel.forward = lambda self, *args, **inputs: run(self, *args, **cacheless(inputs))
     look = ProphetNetNgramSelfAttention.get_predict_relative_pos_embeddings
     ProphetNetNgramSelfAttention.get_predict_relative_pos_embeddings = one_by_one(look)
-    feed = RobertaForCausalLM.prepare_inputs_for_generation  # it counts from 0 there, which is no text's first position
-    RobertaForCausalLM.prepare_inputs_for_generation = lambda self, *args, **kwargs: {
-        name: x for name, x in feed(self, *args, **kwargs).items() if name != "position_ids"
-    }
+    for cls in (RobertaForCausalLM, Data2VecTextForCausalLM, RobertaPreLayerNormForCausalLM, XLMRobertaXLForCausalLM):
+        cls.prepare_inputs_for_generation = placeless(cls.prepare_inputs_for_generation)
+    MegatronBertSelfAttention.forward = RemBertSelfAttention.forward  # it takes a source to be as long as the target
     place = SinusoidalPositionalEmbedding.__init__  # what it computes would be learned
 
     def place_for_good(self: Any, *args: Any) -> None:
@@ -66,6 +71,13 @@ def one_by_one(look: Any) -> Any:
         return torch.cat(looked, dim=3)
 
     return looking
+
+
+def placeless(feed: Any) -> Any:
+    """Keep an original that writes from counting positions from 0, where its texts do not begin."""
+    return lambda self, *args, **kwargs: {
+        name: x for name, x in feed(self, *args, **kwargs).items() if name != "position_ids"
+    }
 
 
 def cacheless(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -159,3 +171,10 @@ def is_pair(architecture: str, head: str) -> bool:
 def ours(architecture: str, head: str, **options: Any) -> Any:
     """Return our model, freshly loaded from the original's folder."""
     return our_class(architecture, head).from_pretrained(checkpoint(architecture, head), **options)
+
+
+def assert_same_weights(model: Any, other: Any) -> None:
+    """Compare two of our models, bit for bit."""
+    theirs = other.state_dict()
+    assert model.state_dict().keys() == theirs.keys()
+    assert all(same_bits(tensor, theirs[name]) for name, tensor in model.state_dict().items())

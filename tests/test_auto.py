@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pellucid
-from cases import HEADS
+from cases import CASES, HEADS
 from oracle import checkpoint, ours, reference
 from pellucid import AutoConfig, AutoModel, auto
 from pellucid.errors import (
@@ -27,9 +27,9 @@ FILE = "model.safetensors"
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-@pytest.mark.parametrize("architecture", ["megatron_bert", "distilbert"])
+@pytest.mark.parametrize("architecture", ["mobilebert", "distilbert"])
 def test_each_auto_class_finds_its_head_or_names_those_there_are(cls, architecture):
-    config = auto.config_class(architecture)(num_hidden_layers=1, hidden_size=16, num_attention_heads=2)
+    config = auto.config_class(architecture)(**CASES[architecture])
     fitting = [suffix for suffix in cls.suffixes if suffix in HEADS[architecture]]
     if fitting:
         model = cls.from_config(config)

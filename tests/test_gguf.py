@@ -10,6 +10,7 @@ import torch
 from pellucid import AutoConfig, AutoModelForCausalLM, AutoTokenizer, auto
 from pellucid.errors import ConfigError, MissingFileError, NotFoundError, TokenizerError, WeightsError
 from pellucid.gguf import ARCHITECTURES, GGUFFolder
+from perturbing import perturb
 
 SIZES = {
     "vocab_size": 96,
@@ -58,9 +59,7 @@ def model_of(kind):
     model = AutoModelForCausalLM.from_config(
         config_class(**(sizes if kind != "gpt2" else {}) | OWN.get(kind, {}))
     ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    perturb(model, 0.1)
     return model
 
 
@@ -150,6 +149,15 @@ def test_the_same_model(kind, tmp_path):
     assert torch.allclose(model(ids).logits, again(ids).logits, atol=1e-4)
     again.save_pretrained(tmp_path / "folder")
     assert torch.equal(type(model).from_pretrained(tmp_path / "folder")(ids).logits, again(ids).logits)
+
+
+def test_loading_in_the_mode_of_inference(tmp_path):
+    model = model_of("llama")
+    with torch.inference_mode():
+        again = AutoModelForCausalLM.from_pretrained(write(tmp_path / "model.gguf", "llama", model))
+    ids = torch.randint(5, 90, (2, 9))
+    again(ids, labels=ids).loss.backward()  # an ordinary model, which can be trained
+    assert torch.allclose(model(ids).logits, again(ids).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", AS_THE_ORIGINAL)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 import pellucid
 from cases import CASES, EVERY_CLASS, HEADS
-from oracle import checkpoint, our_class, ours, reference
+from oracle import assert_same_weights, checkpoint, our_class, ours, reference
 from pellucid import weights
 from pellucid.auto import config_class
 from pellucid.errors import ArgumentError, ConfigError, InputError, MissingFileError, WeightsError
 from pellucid.weights import same_bits
+from threads import in_threads
 
 ARCHITECTURES = ("bert", "distilbert")  # with and without a pooler; what differs between others is in test_models
 CLASSES = [(architecture, head) for architecture, head in EVERY_CLASS if architecture in ARCHITECTURES]
@@ -54,12 +54,6 @@ def change(folder: Path, edit) -> Path:
         folder / FILE,
     )
     return folder
-
-
-def assert_same_weights(model, other):
-    theirs = other.state_dict()
-    assert model.state_dict().keys() == theirs.keys()
-    assert all(same_bits(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -354,7 +348,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 @pytest.mark.parametrize("asked", DTYPES)
 def test_dtypes(stored, asked, tmp_path):
     change(copy_of("bert", "Model", tmp_path, dtype=None), lambda t: {n: x.to(stored) for n, x in t.items()})
-    model = AutoModel.from_pretrained(tmp_path, dtype=asked)
+    with torch.inference_mode():  # which is of this thread alone
+        model = AutoModel.from_pretrained(tmp_path, dtype=asked)
+    assert not any(p.is_inference() for p in model.parameters())
     assert {p.dtype for p in model.parameters()} == {DTYPES[asked]}
     for name, tensor in load_file(tmp_path / FILE).items():
         assert same_bits(model.state_dict()[name], tensor.to(DTYPES[asked])), name
@@ -584,21 +580,11 @@ def test_peak_memory_is_the_model(tmp_path):
 
 def test_eight_threads_load_at_once(tmp_path):
     expected = {a: reference(a, "ForMaskedLM").state_dict() for a in ("bert", "distilbert")}
-    wrong = []
 
     def work(i: int) -> None:
         architecture = ("bert", "distilbert")[i % 2]
-        try:
-            for _ in range(3):
-                model = ours(architecture, "ForMaskedLM")
-                if not all(same_bits(t, expected[architecture][n]) for n, t in model.state_dict().items()):
-                    wrong.append(i)
-        except Exception as error:
-            wrong.append(error)
+        for _ in range(3):
+            model = ours(architecture, "ForMaskedLM")
+            assert all(same_bits(t, expected[architecture][n]) for n, t in model.state_dict().items())
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work, range(8))

@@ -3,7 +3,6 @@
 import copy
 import pickle
 import re
-import threading
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from oracle import (
 from pellucid import AutoModelForCausalLM, Layout, auto
 from pellucid.cache import Cache
 from pellucid.errors import ArgumentError, InputError, ShapeError, WeightsError
+from threads import in_threads
 
 # Those of an encoder and a decoder have promises of their own, in test_seq2seq.py; files are files.
 ALONE = [case for case in EVERY_CLASS if not is_pair(*case)]
@@ -338,22 +338,14 @@ def test_threads_share_a_model(architecture, head):
     model = ours(architecture, head)
     rows = texts(model, [5 + i for i in range(16)])
     alone = [model(input_ids=row[None]).logits for row in rows]
-    wrong = []
 
     def work(i):
         for step in range(10):
             out = model(input_ids=rows[i][None], output_hidden_states=step % 2 == 0, output_attentions=i % 2 == 0)
-            if not torch.allclose(out.logits, alone[i], atol=1e-5) or ("hidden_states" in out) != (step % 2 == 0):
-                wrong.append(i)
-            if step % 2 == 0 and (len(out.hidden_states) != 3 or out.hidden_states[0].shape[1] != len(rows[i])):
-                wrong.append(i)
+            assert torch.allclose(out.logits, alone[i], atol=1e-5) and ("hidden_states" in out) == (step % 2 == 0)
+            assert step % 2 or (len(out.hidden_states) == 3 and out.hidden_states[0].shape[1] == len(rows[i]))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work, range(16))
 
 
 # --- caches -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import pellucid
+import writer
 from cases import CASES
-from oracle import ours, reference, reference_class
+from oracle import assert_same_weights, ours, reference, reference_class
 from pellucid import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 from pellucid.auto import config_class
 from pellucid.errors import ArgumentError, InputError, SaveError, WeightsError
@@ -27,12 +30,6 @@ def model():
 
 def content(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def assert_same_weights(model, other):
-    theirs = other.state_dict()
-    assert model.state_dict().keys() == theirs.keys()
-    assert all(same_bits(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
 
 def test_two_files_in_the_format(model, tmp_path):
@@ -132,6 +129,31 @@ def test_a_failed_save_changes_nothing(lie, model, tmp_path, monkeypatch):
     with pytest.raises(error, match=message):
         ours("bert", "Model").save_pretrained(tmp_path / "model")
     assert content(tmp_path / "model") == before and os.listdir(tmp_path) == ["model"]
+
+
+FULL = """
+import resource, signal, sys
+from pellucid import AutoModel, AutoTokenizer
+from pellucid.errors import SaveError
+made = {"model": AutoModel, "tokenizer": AutoTokenizer}[sys.argv[1]].from_pretrained(sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    made.save_pretrained(sys.argv[2])
+except SaveError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_files_that_may_not_grow(what, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(writer.folder("gpt2"), folder)
+    before = content(folder)
+    done = subprocess.run([sys.executable, "-c", FULL, what, folder], capture_output=True, text=True, check=True)
+    assert f"{folder} could not be written: " in done.stdout and "File too large" in done.stdout, done
+    assert "Nothing has changed; make room" in done.stdout and not done.stderr
+    assert content(folder) == before and os.listdir(tmp_path) == ["folder"]
 
 
 def test_a_path_that_is_a_file(model, tmp_path):

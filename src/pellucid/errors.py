@@ -106,7 +106,10 @@ class DamagedDownloadError(HubError):
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known name, or the few nearest, or an empty string."""
+    """Return `"; did you mean 'x'?"` for the nearest known name, or the few nearest, or an empty string.
+
+    At the end of a sentence: `f"There is no {name!r}{did_you_mean(name, known) or '.'}"`.
+    """
     from difflib import get_close_matches
 
     nearest = get_close_matches(name, list(known), n=most, cutoff=0.6)
@@ -122,4 +125,5 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
     known = list(known)
     unknown = [f"{name!r}{did_you_mean(name, known)}" for name in given if name not in known]
     if unknown:
-        raise ArgumentError(f"{where} has no argument {', nor '.join(unknown)}. It takes: {', '.join(sorted(known))}.")
+        said = f"{where} has no argument {', nor '.join(unknown)}"
+        raise ArgumentError(f"{said}{'' if said[-1] == '?' else '.'} It takes: {', '.join(sorted(known))}.")

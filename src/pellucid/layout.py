@@ -152,6 +152,8 @@ class Layout:
             real = marked if self.keep is None else marked & self.keep
             rows, there = self.unpack(x)[0], self.unpack(real)[0]  # of one text each
             places = (there * torch.arange(1, there.shape[1] + 1, device=x.device)).argmax(dim=-1)
+            if self.lengths is None:
+                places = torch.where(there.any(dim=-1), places, self.starts)
             return rows[torch.arange(len(rows), device=x.device), places]
         if self.lengths is not None:
             return x[0, self.starts + self.spans - 1]

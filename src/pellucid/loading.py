@@ -258,9 +258,11 @@ def _check_ties(model: "Model", checkpoint: Checkpoint, found: dict[str, str], t
         if name not in found or source not in found:
             continue
         if not same_bits(checkpoint.load(found[name]), checkpoint.load(found[source])):
+            halves = name.startswith("encoder.") and source.startswith("decoder.")
+            field = "tie_encoder_decoder" if halves else "tie_word_embeddings"
             raise WeightsError(
                 f"{checkpoint.folder.path}: {found[name]} and {found[source]} differ, but the config ties them; "
-                "pass tie_word_embeddings=False to keep both."
+                f"pass {field}=False to keep both."
             )
 
 

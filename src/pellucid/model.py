@@ -174,7 +174,8 @@ class Model(Adaptable):
             return True
         known = [*self.accepts, "output_hidden_states", "output_attentions", "use_cache", "return_dict"]
         raise ArgumentError(
-            f"{type(self).__name__} has no argument {name!r}{did_you_mean(name, known)}. It takes: {', '.join(known)}."
+            f"{type(self).__name__} has no argument {name!r}{did_you_mean(name, known) or '.'} "
+            f"It takes: {', '.join(known)}."
         )
 
     def _recorded(self, args: tuple[Any, ...], inputs: dict[str, Any], hidden: bool, attentions: bool) -> Any:
@@ -297,6 +298,7 @@ class Model(Adaptable):
     # --- loading ------------------------------------------------------------------------------------------------------
 
     @classmethod
+    @torch.inference_mode(False)  # a mode of the thread, which those that read the files do not have
     def from_pretrained(
         cls,
         name: str | os.PathLike | Folder,

@@ -483,18 +483,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | st
         name: of the file, where it is one.
 
     Raises:
+        OSError: if a file can not be written.
         WeightsError: if what the disk gives back is not what was written.
     """
-    from safetensors.torch import save_file
-
     shards = list(_shards(tensors, parse_size(max_shard_size)))
     total = len(shards)
     files = [name] if total == 1 else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
     for file, shard in zip(files, shards, strict=True):
-        (path / file).touch()
-        mode = (path / file).stat().st_mode  # as the user's umask has it; safetensors would let only the owner read
-        save_file(_own_memory({key: tensors[key] for key in shard}), path / file, metadata={"format": "pt"})
-        (path / file).chmod(mode)
+        write_file(path / file, {key: tensors[key] for key in shard})
     if total > 1:
         nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
         weight_map = {key: file for file, shard in zip(files, shards, strict=True) for key in shard}
@@ -502,6 +498,24 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | st
         (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     with Folder(path) as folder:
         _verify(Checkpoint(folder, names=(name, INDEX)), tensors)
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors on any device as one safetensors file.
+
+    Raises:
+        OSError: if it can not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode  # as the user's umask has it; safetensors would let only the owner read
+    try:
+        save_file(_own_memory(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # which is no OSError, even if it says "No space left on device"
+        raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

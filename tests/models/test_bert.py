@@ -10,7 +10,20 @@ from pellucid import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from pellucid.errors import ConfigError, WeightsError
 from test_models import texts
 
-DECODERS = [("bert:decoder", "LMHeadModel"), ("roberta:decoder", "ForCausalLM")]
+DECODERS = [
+    ("bert:decoder", "LMHeadModel"),
+    ("roberta:decoder", "ForCausalLM"),
+    ("electra:decoder", "ForCausalLM"),
+    ("ernie:decoder", "ForCausalLM"),
+    ("megatron_bert:decoder", "ForCausalLM"),
+    ("rembert:decoder", "ForCausalLM"),
+    ("roformer:decoder", "ForCausalLM"),
+    ("data2vec_text:decoder", "ForCausalLM"),
+    ("roberta_prelayernorm:decoder", "ForCausalLM"),
+    ("xlm_roberta_xl:decoder", "ForCausalLM"),
+    ("big_bird:decoder", "ForCausalLM"),
+]
+every_encoder = pytest.mark.parametrize("architecture", [case.partition(":")[0] for case, _ in DECODERS])
 
 
 @pytest.mark.parametrize(("architecture", "head"), DECODERS)
@@ -29,7 +42,7 @@ def test_decoders_are_found(architecture, head):
     )
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@every_encoder
 def test_a_decoder_from_an_encoders_file(architecture):
     folder = checkpoint(architecture, "ForMaskedLM")
     with pytest.raises(ConfigError, match=r"is_decoder is False, .*pass is_decoder=True .*AutoModelForMaskedLM"):
@@ -42,9 +55,9 @@ def test_a_decoder_from_an_encoders_file(architecture):
     assert torch.allclose(one[:, :5], other[:, :5], atol=1e-6) and not torch.allclose(one, encoder(ids).logits)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@every_encoder
 def test_heads_of_another_task_are_no_decoder(architecture):
-    with pytest.raises(WeightsError, match=r"missing in the checkpoint: (cls\.predictions|lm_head)\."):
+    with pytest.raises(WeightsError, match=r"missing in the checkpoint: (cls\.|generator_|lm_head\.)"):
         AutoModelForCausalLM.from_pretrained(checkpoint(architecture, "ForTokenClassification"), is_decoder=True)
 
 

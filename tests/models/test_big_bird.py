@@ -35,7 +35,7 @@ def test_a_published_config():
         ("attention_type", "sparse"),
         ("block_size", 0),
         ("num_random_blocks", -1),
-        ("is_decoder", True),
+        ("add_cross_attention", True),
         ("hidden_act", "glu"),
         ("num_attention_heads", 7),
     ],
@@ -154,3 +154,14 @@ def test_question_lengths():
         types = (torch.arange(9) >= asked[:, None]).long()  # which the original guesses from ids alone
         theirs = original(**inputs, question_lengths=asked[:, None], token_type_ids=types).start_logits
         assert torch.allclose(mine, theirs, atol=1e-5, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_a_decoder_looks_back_at_all():
+    """However long a text is; the original reads long ones in blocks, which see later ones, unless told otherwise."""
+    model, folder = ours("big_bird:decoder", "ForCausalLM"), checkpoint("big_bird:decoder", "ForCausalLM")
+    sparse = type(model).from_pretrained(folder, block_size=1, num_random_blocks=1)
+    ids = torch.arange(5, 35)[None]
+    wanted = transformers.BigBirdForCausalLM.from_pretrained(folder, attention_type="original_full")(ids).logits
+    assert torch.allclose(sparse(ids).logits, wanted, atol=1e-5)
+    assert torch.equal(sparse(ids).logits, model(ids).logits)

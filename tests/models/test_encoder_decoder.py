@@ -1,17 +1,17 @@
 """Any encoder with any decoder: nested configs, halves put together from two files, and how they write."""
 
-import json
 import logging
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import pellucid
-from cases import BERT, CASES, GPT2, LLAMA, PROPHETNET
-from oracle import checkpoint, ours, reference
+from cases import BERT, CASES, GPT2, LLAMA, PROPHETNET, READS_BACK, ROBERTA
+from oracle import checkpoint, ours, perturbed, reference
 from pellucid import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, auto
-from pellucid.errors import ConfigError, InputError
-from pellucid.models.encoder_decoder import DECODERS, EncoderDecoderConfig, EncoderDecoderModel
+from pellucid.errors import ConfigError, InputError, WeightsError
+from pellucid.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderModel, can_look
 from test_models import padded, texts
 
 READER = {**BERT, "model_type": "bert"}
@@ -21,7 +21,8 @@ WHOLE = {
     "eos_token_id": 2, "is_encoder_decoder": True, "model_type": "encoder-decoder", "pad_token_id": 3,
     "tie_encoder_decoder": False, "vocab_size": 99,
 }  # fmt: skip
-every_case = pytest.mark.parametrize("case", [case for case in CASES if case.startswith("encoder_decoder")])
+EVERY_CASE = [case for case in CASES if case.startswith("encoder_decoder")]
+every_case = pytest.mark.parametrize("case", EVERY_CASE)
 
 
 def test_nested_config(tmp_path):
@@ -44,9 +45,13 @@ def test_nested_config(tmp_path):
         ({"decoder": {**WRITER, "add_cross_attention": False}}, "add_cross_attention of the decoder, a GPT2Config"),
         (
             {"decoder": {**LLAMA, "model_type": "llama"}},
-            "the decoder, a LlamaConfig, can not look at .* take one of bert",
+            "the decoder, a LlamaConfig, can not look at .* take one of bart, .*xglm",
         ),
-        ({"decoder": {**PROPHETNET, "model_type": "prophetnet"}}, "a ProphetNetConfig, can not look at"),
+        (
+            {"decoder": {**PROPHETNET, "model_type": "prophetnet", "add_cross_attention": False}},
+            "add_cross_attention of the decoder, a ProphetNetConfig, is not True",
+        ),
+        ({"tie_encoder_decoder": True}, "a BertConfig and a GPT2Config have no weights to share; expected one"),
         ({"decoder": {**BERT, "model_type": "bert"}}, "add_cross_attention of the decoder, a BertConfig, is not True"),
     ],
 )
@@ -55,9 +60,12 @@ def test_impossible_configs(values, fault):
         EncoderDecoderConfig.from_dict({**WHOLE, **values})
 
 
-def test_every_decoder_that_looks_at_a_source_is_known():
+def test_every_decoder_that_looks_at_a_source_is_tested():
+    """No architecture has another class that takes a source, and each file has a case below."""
     looks = {name for name in auto.architectures() for cls in auto.heads_of(name).values() if "source" in cls.accepts}
-    assert looks == {*DECODERS}
+    assert looks == {name for name in auto.architectures() if can_look(name)}
+    tested = {CASES[case]["decoder"]["model_type"].replace("-", "_") for case in EVERY_CASE}
+    assert {auto.KIN.get(name, name) for name in looks} == tested
 
 
 @pytest.mark.parametrize(
@@ -91,24 +99,107 @@ def test_put_together_from_two_files(decoder, head, dropout, new, tmp_path, capl
     assert torch.equal(again(**given).logits, model(**given).logits)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["bart", "marian:apart", "mvp", "prophetnet"])
+def test_a_whole_model_lends_its_decoder(case, caplog):
+    """It writes as in that model; the original draws new embeddings if the file holds them as shared."""
+    caplog.set_level(logging.WARNING, logger="pellucid")
+    head = "MTModel" if case == "marian:apart" else "ForConditionalGeneration"
+    model = EncoderDecoderModel.from_encoder_decoder_pretrained(checkpoint("bert", "Model"), checkpoint(case, head))
+    assert model.config.decoder.is_decoder and model.config.decoder.add_cross_attention
+    assert not caplog.records  # nothing is new
+    ids, written = torch.arange(5, 12)[None], torch.arange(20, 26)[None]
+    logits, whole = model(ids, decoder_input_ids=written).logits, ours(case, head)
+    wanted = whole(encoder_outputs=model.encoder(ids), decoder_input_ids=written).logits
+    assert torch.allclose(logits, wanted, atol=1e-6) and logits.shape[-1] == model.config.vocab_size
+
+
 def test_decoders_that_look_at_no_source():
     reader, writer = checkpoint("bert", "Model"), ours("llama", "ForCausalLM").config
-    with pytest.raises(ConfigError, match=r"The decoder, a llama, can not look at .* take one of bert, .*roberta"):
+    with pytest.raises(ConfigError, match=r"the decoder, a llama, can not look at .* take one of bart, .*roberta"):
         EncoderDecoderModel.from_encoder_decoder_pretrained(reader, checkpoint("llama", "ForCausalLM"))
-    with pytest.raises(ConfigError, match="The decoder, a LlamaConfig, can not look at what an encoder has read"):
+    with pytest.raises(ConfigError, match="the decoder, a LlamaConfig, can not look at what an encoder has read"):
         EncoderDecoderConfig.from_encoder_decoder_configs(ours("bert", "Model").config, writer)
 
 
-def test_halves_that_shared_their_weights(tmp_path):
-    """Their file holds both when it is of PyTorch; to train them on is another matter."""
-    model = ours("encoder_decoder:bert", "Model")
+def sharing(kind, values):
+    """Build a model whose halves share their weights, and one with the same weights, each of its own."""
+    halves = {half: {**values, "model_type": kind} for half in ("encoder", "decoder")}
+    halves["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
+    config = EncoderDecoderConfig.from_dict({**WHOLE, **halves, "tie_encoder_decoder": True})
+    model, apart = (
+        EncoderDecoderModel.from_config(either).eval() for either in (config, config.replace(tie_encoder_decoder=False))
+    )
+    apart.load_state_dict(perturbed(model).state_dict())
+    return model, apart
+
+
+TEXTS = {"input_ids": torch.arange(5, 12)[None], "labels": torch.tensor([[7, 8, 9, 2]])}
+every_sharing = pytest.mark.parametrize(("kind", "values"), [("bert", BERT), ("roberta", ROBERTA), ("gpt2", GPT2)])
+
+
+@every_sharing
+@torch.no_grad()
+def test_halves_share_their_weights(kind, values, tmp_path):
+    """As version 4 of the original had it: all that both backbones have, and files hold it as the decoder's."""
+    model, apart = sharing(kind, values)
+    assert all(model.get_parameter(name) is model.get_parameter(source) for name, source in model.ties.items())
+    backbone = {name.removeprefix(f"decoder.{model.decoder.prefix}.") for name in model.shared.values()}
+    assert backbone == {name for name in model.decoder.base_model.state_dict() if "cross" not in name}
+    assert model.num_parameters() < 0.7 * apart.num_parameters()
+    wanted = apart(**TEXTS).logits
+    assert torch.equal(model(**TEXTS).logits, wanted)
     model.save_pretrained(tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**values, "tie_encoder_decoder": True}))
-    with pytest.raises(ConfigError, match="pass tie_encoder_decoder=False"):
+    held = load_file(tmp_path / "model.safetensors")
+    assert all("pooler" in name for name in held if name.startswith("encoder."))
+    other = {source: name for name, source in model.shared.items()}
+    for tensors in (
+        held,
+        {other.get(name, name): tensor for name, tensor in held.items()},
+        held | {name: held[source].clone() for name, source in model.shared.items()},
+    ):
+        save_file(tensors, tmp_path / "model.safetensors")
+        again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+        assert all(again.get_parameter(name) is again.get_parameter(source) for name, source in model.ties.items())
+        assert torch.equal(again(**TEXTS).logits, wanted)
+    name, source = next(iter(model.shared.items()))
+    save_file(tensors | {name: tensors[source] + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="differ, but the config ties them; pass tie_encoder_decoder=False"):
         AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, tie_encoder_decoder=False)
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    AutoModelForSeq2SeqLM.from_pretrained(tmp_path, tie_encoder_decoder=False)
+
+
+@every_sharing
+def test_training_keeps_shared_weights_one(kind, values):
+    model, apart = sharing(kind, values)
+    for each in (model, apart):
+        each(**TEXTS).loss.backward()
+    for name, source in model.shared.items():
+        parts = [apart.get_parameter(either).grad for either in (name, source)]
+        assert torch.allclose(model.get_parameter(name).grad, sum(parts), atol=1e-6), name
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert all(model.get_parameter(name) is model.get_parameter(source) for name, source in model.shared.items())
+
+
+def test_halves_put_together_share_what_is_the_same():
+    files = checkpoint("bert", "ForMaskedLM"), checkpoint("bert", "Model")
+    join = EncoderDecoderModel.from_encoder_decoder_pretrained
+    model, apart = (join(files[0], files[0], tie_encoder_decoder=tied) for tied in (True, False))
+    assert len(model.shared) == 37 and not apart.shared
+    new = {name: tensor for name, tensor in apart.state_dict().items() if name in model.state_dict()}
+    model.load_state_dict(new)  # the cross-attention and the pooler of each are drawn at random
+    given = {"input_ids": TEXTS["input_ids"], "decoder_input_ids": TEXTS["labels"]}
+    assert torch.equal(model(**given).logits, apart(**given).logits)
+    with pytest.raises(WeightsError, match=r"37 weights of .* differ, such as encoder\.embeddings\.LayerNorm\.bias"):
+        join(files[1], files[0], tie_encoder_decoder=True)
+
+
+def test_halves_that_can_not_share_their_weights():
+    halves = {"encoder": {**BERT, "model_type": "bert"}, "decoder": {**BERT, **READS_BACK, "model_type": "bert"}}
+    halves["decoder"]["max_position_embeddings"] = 44
+    config = EncoderDecoderConfig.from_dict({**WHOLE, **halves, "tie_encoder_decoder": True})
+    with pytest.raises(ConfigError, match=r"position_embeddings\.weight is \[40, 32\] and .* is \[44, 32\]; expected"):
+        EncoderDecoderModel.from_config(config)
 
 
 @every_case

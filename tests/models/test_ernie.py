@@ -7,6 +7,7 @@ from cases import HEADS
 from oracle import ours, reference
 from pellucid.errors import InputError
 from pellucid.models.ernie import ErnieConfig
+from test_models import numbers
 
 BASE = {  # ernie-3.0-base-zh's
     "architectures": ["ErnieForMaskedLM"], "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
@@ -25,10 +26,13 @@ def inputs(*shape):
     return {"input_ids": torch.randint(5, 99, shape), "task_type_ids": torch.randint(0, 3, shape)}
 
 
-@pytest.mark.parametrize("head", [head for head in HEADS["ernie"] if head != "ForMultipleChoice"])
-def test_task_ids(head):
-    theirs = reference("ernie", head)(**inputs(3, 9))
-    for name, value in ours("ernie", head)(**inputs(3, 9)).items():
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [("ernie", head) for head in HEADS["ernie"] if head != "ForMultipleChoice"] + [("ernie:decoder", "ForCausalLM")],
+)
+def test_task_ids(architecture, head):
+    theirs = reference(architecture, head)(**inputs(3, 9))
+    for name, value in numbers(ours(architecture, head)(**inputs(3, 9))).items():
         assert torch.allclose(value, theirs[name], atol=1e-5), name
 
 

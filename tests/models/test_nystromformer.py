@@ -8,6 +8,7 @@ from cases import CASES
 from pellucid import AutoConfig, Layout
 from pellucid.errors import ConfigError
 from pellucid.models.nystromformer import NystromformerConfig, NystromformerModel, invert, segments
+from perturbing import perturb
 
 BASE = {  # nystromformer-512's
     "add_cross_attention": False, "architectures": ["NystromformerForMaskedLM"], "attention_probs_dropout_prob": 0.1,
@@ -25,8 +26,7 @@ def models():
     """Return the original's model with landmarks and ours with the same parameters."""
     torch.manual_seed(0)
     original = transformers.NystromformerModel(transformers.NystromformerConfig(**LANDMARKS)).eval()
-    for parameter in original.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    perturb(original, 0.1)
     model = NystromformerModel(NystromformerConfig(**LANDMARKS)).eval()
     model.load_state_dict(original.state_dict())
     return model, original

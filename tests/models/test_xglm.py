@@ -37,7 +37,6 @@ def test_another_padding_token_moves_no_position():
     [
         ({"d_model": 30, "attention_heads": 4}, r"d_model \(30\) is not a multiple of attention_heads \(4\)"),
         ({"d_model": 33, "attention_heads": 3}, "d_model is 33; expected an even number"),
-        ({"add_cross_attention": True}, "add_cross_attention is True; only False is implemented"),
         ({"activation_function": "mish"}, "activation_function is 'mish'; expected one of gelu"),
     ],
 )

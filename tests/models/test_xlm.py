@@ -15,6 +15,7 @@ from oracle import checkpoint, our_class, ours, reference
 from pellucid import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForQuestionAnswering, Layout
 from pellucid.errors import ArgumentError, ConfigError, InputError, WeightsError
 from pellucid.models.xlm import FlaubertConfig, FlaubertModel, XLMConfig, XLMModel, likeliest
+from perturbing import perturb
 
 ENGLISH = {  # xlm-mlm-en-2048's
     "architectures": ["XLMWithLMHeadModel"], "asm": False, "attention_dropout": 0.1, "bos_index": 0, "causal": False,
@@ -79,8 +80,7 @@ def test_norms_before_the_sub_layers(monkeypatch):
     original = transformers.FlaubertModel(transformers.FlaubertConfig(**settings)).eval()
     model = FlaubertModel(FlaubertConfig(**settings)).eval()
     torch.manual_seed(0)
-    for parameter in original.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    perturb(original, 0.1)
     model.load_state_dict(original.state_dict())
     theirs, mine = original(ids(), output_hidden_states=True), model(ids(), output_hidden_states=True)
     for a, b in zip(mine.hidden_states, theirs.hidden_states, strict=True):

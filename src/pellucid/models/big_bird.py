@@ -9,6 +9,7 @@ What sets it apart from BERT:
   - at inference the random blocks all are the first, which thereby counts more than once, as in the original library
   - embeddings are dropped out before they are normalised; with `rescale_embeddings`, words are scaled by sqrt(E)
   - the tokens of a question, up to the first [SEP], can not be the answer
+  - the same layers serve as a decoder, which looks back only, and at all; see the end of the file
 
 Whether it is read sparsely, and which block is its last, each text decides by its own length, not by the batch's.
 
@@ -26,7 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import Blocks, attend, attend_blocks
+from ..cache import Cache
 from ..config import Config
+from ..errors import ConfigError
 from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, PreTraining, Spans
@@ -52,8 +55,7 @@ class BigBirdConfig(Config):
     model_type = "big_bird"
     inert = {
         "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
+        "add_cross_attention": False,  # in the original, both attentions of such layers look at the source alone
         "is_encoder_decoder": False,
         "pruned_heads": {},
         "cross_attention_hidden_size": None,
@@ -81,6 +83,7 @@ class BigBirdConfig(Config):
     eos_token_id: int | list[int] | None = 2
     sep_token_id: int | None = 66
     classifier_dropout: float | None = None
+    is_decoder: bool = False  # whether tokens look back only
 
     @property
     def longest_full(self) -> float:
@@ -293,6 +296,11 @@ class BigBirdModel(BigBirdPreTrainedModel):
 
     def __init__(self, config: BigBirdConfig, add_pooling_layer: bool = True):
         super().__init__(config)
+        if config.is_decoder:
+            raise ConfigError(
+                "is_decoder is True, but BigBirdModel looks to both sides; load the decoder with AutoModelForCausalLM, "
+                "or pass is_decoder=False to make an encoder of it."
+            )
         self.embeddings = BigBirdEmbeddings(config)
         self.encoder = BigBirdEncoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
@@ -577,3 +585,133 @@ class BigBirdForQuestionAnswering(BigBirdPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
         return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
+# --- as a decoder -----------------------------------------------------------------------------------------------------
+
+
+# twin: gpt2.causal_loss
+def causal_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    targets = labels[:, 1:].masked_fill(layout.positions[:, 1:] == 0, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+
+
+class BigBirdDecoderSelfAttention(BigBirdSelfAttention):
+    """Attention to all tokens so far; in long texts, the original lets those of sparse blocks see later ones."""
+
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None) -> Tensor:  # type: ignore[override]
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+            for project in (self.query, self.key, self.value)
+        )
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        x = attend(q, k, v, layout, causal=True, dropout=self.dropout if self.training else 0.0)
+        return x.transpose(1, 2).flatten(2)  # (B, T, E)
+
+
+class BigBirdDecoderAttention(nn.Module):
+    """The first half of a layer."""
+
+    def __init__(self, config: BigBirdConfig, layer: int):
+        super().__init__()
+        self.self = BigBirdDecoderSelfAttention(config, layer)
+        self.output = BigBirdResidual(config, config.hidden_size)
+
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None) -> Tensor:
+        return self.output(self.self(x, layout, cache), residual=x)
+
+
+class BigBirdDecoderLayer(nn.Module):
+    """One layer: attention to what was written, feed-forward."""
+
+    def __init__(self, config: BigBirdConfig, layer: int):
+        super().__init__()
+        self.attention = BigBirdDecoderAttention(config, layer)
+        self.intermediate = BigBirdIntermediate(config)
+        self.output = BigBirdResidual(config, config.intermediate_size)
+
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None) -> Tensor:
+        x = self.attention(x, layout, cache)
+        return self.output(self.intermediate(x), residual=x)
+
+
+class BigBirdDecoderStack(nn.Module):
+    """The stack of layers, which checkpoints call an encoder all the same."""
+
+    def __init__(self, config: BigBirdConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(BigBirdDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, layout, cache)
+        return x
+
+
+class BigBirdDecoderModel(BigBirdPreTrainedModel):
+    """The decoder without a head."""
+
+    def __init__(self, config: BigBirdConfig):
+        super().__init__(config)
+        if not config.is_decoder:
+            raise ConfigError(
+                "is_decoder is False, but a decoder only looks back; pass is_decoder=True to make one of an encoder, "
+                "which is to be trained before use, or load a model that looks to both sides: AutoModelForMaskedLM."
+            )
+        self.embeddings = BigBirdEmbeddings(config)
+        self.encoder = BigBirdDecoderStack(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # which nothing reads, but checkpoints hold
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Hidden:
+        """Read a batch, (B, T), behind what is in `cache`; the other arguments are those of `BigBirdModel`."""
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask, cache)
+        words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        token_types = torch.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
+        positions = layout.positions if position_ids is None else position_ids
+        x = self.encoder(self.embeddings(words, token_types, positions), layout, cache)  # (B, T, E)
+        return Hidden(last_hidden_state=x)
+
+
+class BigBirdForCausalLM(BigBirdPreTrainedModel):
+    """Scores over the vocabulary for the next token; for a config with `is_decoder`."""
+
+    tied = TIED
+
+    def __init__(self, config: BigBirdConfig):
+        super().__init__(config)
+        self.bert = BigBirdDecoderModel(config)
+        self.cls = BigBirdPreTrainingHeads(config, order=False)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        x = self.bert(input_ids, layout, token_type_ids, position_ids, inputs_embeds, cache).last_hidden_state
+        logits = self.cls.predictions(x[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)

@@ -44,7 +44,6 @@ class BlenderbotConfig(Config):
 
     model_type = "blenderbot"
     inert = {
-        "add_cross_attention": False,
         "cross_attention_hidden_size": None,
         "pruned_heads": {},
         "normalize_before": True,  # these are of 2020, when one class read BART and all that is like it
@@ -78,6 +77,7 @@ class BlenderbotConfig(Config):
     scale_embedding: bool = False
     is_encoder_decoder: bool = True  # what the class does says which it is
     is_decoder: bool = False
+    add_cross_attention: bool = True  # a decoder always can look at a source
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
@@ -380,12 +380,13 @@ class BlenderbotDecoderWrapper(BlenderbotPreTrainedModel):
         attention_mask: Tensor | Layout | None = None,
         inputs_embeds: Tensor | None = None,
         cache: Cache | None = None,
+        source: Source | None = None,
     ) -> Hidden:
-        return self.decoder(input_ids, attention_mask, inputs_embeds, cache)
+        return self.decoder(input_ids, attention_mask, inputs_embeds, cache, source)
 
 
 class BlenderbotForCausalLM(BlenderbotPreTrainedModel):
-    """The decoder alone, as a language model without a source."""
+    """The decoder alone, as a language model, or beside another encoder."""
 
     stack, source_stack = "decoder.layers", ""
     tied = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
@@ -411,12 +412,13 @@ class BlenderbotForCausalLM(BlenderbotPreTrainedModel):
         cache: Cache | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
+        source: Source | None = None,
     ) -> Logits:
         """Score what comes next; `labels`: (B, T), what follows each token, -100 where there is nothing to learn.
 
-        `logits_to_keep` says after how many last tokens to score; 0 for all.
+        `logits_to_keep` says after how many last tokens to score; 0 for all. `source` is what an encoder has read.
         """
-        x = self.model(input_ids, attention_mask, inputs_embeds, cache).last_hidden_state
+        x = self.model(input_ids, attention_mask, inputs_embeds, cache, source).last_hidden_state
         logits = self.lm_head(x[:, -logits_to_keep:])  # (B, T, V)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return Logits(loss=loss, logits=logits)

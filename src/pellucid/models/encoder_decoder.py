@@ -6,6 +6,7 @@ https://arxiv.org/abs/1907.12461
 What sets it apart from BART:
   - both halves are models of other files, with their own configurations, names and ties
   - what was read is projected where the decoder is of another size
+  - halves of one architecture may share all weights that both have, which are most
 
 Shapes: B batch, S tokens of the source, T of the target, E hidden, V vocabulary. Packed batches are (1, N) tokens with
 a layout, of sources and targets alike.
@@ -24,7 +25,7 @@ from typing_extensions import Self
 
 from ..cache import Cache, Source
 from ..config import Config, read_values
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, WeightsError
 from ..hub import HubOptions, locate
 from ..layout import Layout
 from ..model import Model
@@ -32,8 +33,21 @@ from ..outputs import Hidden, Seq2SeqLogits
 
 log = logging.getLogger("pellucid")
 
-DECODERS = ("bert", "camembert", "gpt2", "roberta", "xlm_roberta")  # those that can look at what an encoder has read
-DEAF = f"can not look at what an encoder has read; take one of {', '.join(DECODERS)}"
+
+def can_look(architecture: str) -> bool:
+    """Tell whether an architecture has a decoder that can look at what an encoder has read."""
+    from ..auto import AutoModelForCausalLM, heads_of
+
+    heads = heads_of(architecture)
+    return any("source" in heads[suffix].accepts for suffix in AutoModelForCausalLM.suffixes if suffix in heads)
+
+
+def refusal(decoder: str) -> str:
+    """Say that a decoder can not look at what an encoder has read, and which ones can, from all the files there are."""
+    from ..auto import architectures
+
+    known = ", ".join(filter(can_look, architectures()))
+    return f"the decoder, a {decoder}, can not look at what an encoder has read; take one of {known}"
 
 
 class EncoderDecoderConfig(Config):
@@ -45,7 +59,7 @@ class EncoderDecoderConfig(Config):
     encoder: Config = dataclasses.field(default=None)  # type: ignore[assignment]  # both must be given
     decoder: Config = dataclasses.field(default=None)  # type: ignore[assignment]
     is_encoder_decoder: bool = True
-    tie_encoder_decoder: bool = False  # whether the halves share their weights, as version 4 could make them
+    tie_encoder_decoder: bool = False  # whether the halves share their weights, a choice of version 4
     decoder_start_token_id: int | None = None
 
     @property
@@ -55,8 +69,8 @@ class EncoderDecoderConfig(Config):
 
     @property
     def vocab_size(self) -> int:
-        """The decoder's."""
-        return self.decoder.vocab_size
+        """The decoder's, of the tokens that it writes."""
+        return getattr(self.decoder, "target_vocab_size", self.decoder.vocab_size)
 
     @property
     def hidden_size(self) -> int:
@@ -80,10 +94,13 @@ class EncoderDecoderConfig(Config):
     def faults(self):
         """Yield what is impossible."""
         yield from super().faults()
-        if self.decoder.model_type.replace("-", "_") not in DECODERS:
-            yield f"the decoder, a {type(self.decoder).__name__}, {DEAF}"
+        if not can_look(self.decoder.model_type.replace("-", "_")):
+            yield refusal(type(self.decoder).__name__)
         elif not self.decoder.add_cross_attention:
             yield f"add_cross_attention of the decoder, a {type(self.decoder).__name__}, is not True; expected True"
+        elif self.tie_encoder_decoder and self.encoder.model_type != self.decoder.model_type:
+            kinds = f"a {type(self.encoder).__name__} and a {type(self.decoder).__name__}"
+            yield f"tie_encoder_decoder is True, but {kinds} have no weights to share; expected one architecture"
 
     @classmethod
     def from_encoder_decoder_configs(cls, encoder: Config, decoder: Config, **fields: Any) -> Self:
@@ -92,8 +109,8 @@ class EncoderDecoderConfig(Config):
         Raises:
             ConfigError: if this decoder can not look at what an encoder has read.
         """
-        if decoder.model_type.replace("-", "_") not in DECODERS:
-            raise ConfigError(f"The decoder, a {type(decoder).__name__}, {DEAF}.")
+        if not can_look(decoder.model_type.replace("-", "_")):
+            raise ConfigError(f"{cls.__name__}: {refusal(type(decoder).__name__)}.")
         return cls(encoder=encoder, decoder=decoder.replace(is_decoder=True, add_cross_attention=True), **fields)
 
 
@@ -121,16 +138,18 @@ class EncoderDecoderModel(Model):
         from ..auto import AutoModel, AutoModelForCausalLM, architecture_of
 
         super().__init__(config)
-        if config.tie_encoder_decoder:
-            raise ConfigError(
-                "tie_encoder_decoder is True, but halves that share their weights are not implemented; pass "
-                "tie_encoder_decoder=False to give each its own, if the checkpoint holds them twice."
-            )
         for half, auto in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
             part = getattr(config, half)
             self.add_module(half, auto.class_for(architecture_of({"model_type": part.model_type}, half))(part))
         sizes = config.encoder.hidden_size, config.decoder.hidden_size
         self.enc_to_dec_proj = nn.Linear(*sizes) if sizes[0] != sizes[1] else None
+        for name, source in self.shared.items():
+            shapes = [list(self.get_parameter(either).shape) for either in (name, source)]
+            if shapes[0] != shapes[1]:
+                raise ConfigError(
+                    f"tie_encoder_decoder is True, but {name} is {shapes[0]} and {source} is {shapes[1]}; expected "
+                    "halves of the same sizes, or tie_encoder_decoder=False."
+                )
         self.init_weights()
 
     @property
@@ -139,10 +158,18 @@ class EncoderDecoderModel(Model):
         return {"encoder": self.encoder, "decoder": self.decoder}
 
     @property
+    def shared(self) -> dict[str, str]:
+        """Parameters of the encoder that are the decoder's, under whose names files hold them: {name: source}."""
+        if not self.config.tie_encoder_decoder:
+            return {}
+        both = self.encoder.state_dict().keys() & self.decoder.base_model.state_dict().keys()
+        return {f"encoder.{name}": f"decoder.{self.decoder.prefix}.{name}" for name in sorted(both)}
+
+    @property
     def ties(self) -> dict[str, str]:
-        """Those of both halves."""
+        """What the halves share, and those of each."""
         pairs = [(half, *pair) for half, model in self.halves.items() for pair in model.ties.items()]
-        return {f"{half}.{name}": f"{half}.{other}" for half, name, other in pairs}
+        return self.shared | {f"{half}.{name}": f"{half}.{other}" for half, name, other in pairs}
 
     def is_unread(self, name: str) -> bool:
         """Ask the half whose tensor it is."""
@@ -164,10 +191,11 @@ class EncoderDecoderModel(Model):
             encoder: a folder, or a name such as `"google-bert/bert-base-uncased"`.
             decoder: likewise.
             options: with `encoder_` or `decoder_` before it, an option of that half's `from_pretrained`; else a field
-                of the joint config, such as `pad_token_id`.
+                of the joint config, such as `pad_token_id` or `tie_encoder_decoder`.
 
         Raises:
             ConfigError: if this decoder can not look at what an encoder has read.
+            WeightsError: if the halves are to share weights that differ.
         """
         from ..auto import AutoModel, AutoModelForCausalLM, architecture_of
 
@@ -179,8 +207,8 @@ class EncoderDecoderModel(Model):
         with locate(decoder, HubOptions.take({**given["decoder"]}), want="config") as folder:
             said = given["decoder"].get("model_type")
             kind = architecture_of(read_values(folder), f"{folder.path}/config.json", said)
-        if kind not in DECODERS:  # before it is asked to be one
-            raise ConfigError(f"The decoder, a {kind}, {DEAF}.")
+        if not can_look(kind):  # before it is asked to be one
+            raise ConfigError(f"{folder.path}: {refusal(kind)}.")
         given["decoder"].setdefault("is_decoder", True)
         halves = {
             "encoder": AutoModel.from_pretrained(encoder, **given["encoder"]),
@@ -192,6 +220,13 @@ class EncoderDecoderModel(Model):
         held = {f"{half}.{name}" for half, part in halves.items() for name in part.state_dict()}
         for half, part in halves.items():
             model.halves[half].load_state_dict(part.state_dict(), strict=False)
+        read = {f"encoder.{name}": tensor for name, tensor in halves["encoder"].state_dict().items()}
+        kept = {name: model.get_parameter(name) for name in model.shared.keys() & read}
+        if lost := [name for name, tensor in kept.items() if not torch.equal(read[name].to(tensor.dtype), tensor)]:
+            raise WeightsError(
+                f"tie_encoder_decoder is True, but {len(lost)} weights of {encoder} and {decoder} differ, such as "
+                f"{min(lost)}; name one checkpoint for both halves, or leave tie_encoder_decoder out."
+            )
         if new := [name for name in model.state_dict() if name not in held]:
             log.warning("%s: new and untrained, train before use: %s", cls.__name__, ", ".join(new))
         return model.eval()

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import attend
+from ..cache import Cache, Source
 from ..config import Config
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, PreTraining, Spans
@@ -46,8 +47,6 @@ class ErnieConfig(Config):
     model_type = "ernie"
     inert = {
         "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
         "is_encoder_decoder": False,
         "pruned_heads": {},
         "cross_attention_hidden_size": None,
@@ -69,6 +68,8 @@ class ErnieConfig(Config):
     task_type_vocab_size: int = 3
     use_task_id: bool = False
     classifier_dropout: float | None = None
+    is_decoder: bool = False  # whether tokens look back only
+    add_cross_attention: bool = False  # whether a decoder's layers can look at what an encoder has read
 
     def faults(self):
         """Yield what is impossible."""
@@ -78,6 +79,8 @@ class ErnieConfig(Config):
             yield f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads ({heads})"
         if self.hidden_act not in ACTIVATIONS:
             yield f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
+        if self.add_cross_attention and not self.is_decoder:
+            yield "add_cross_attention is True, but is_decoder is False; only a decoder can look at a source"
 
 
 def classifier_dropout(config: ErnieConfig) -> float:
@@ -121,13 +124,16 @@ class ErnieEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         if config.use_task_id:
             self.task_type_embeddings = nn.Embedding(config.task_type_vocab_size, config.hidden_size)
+        self.use_task_id = config.use_task_id
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, words: Tensor, token_types: Tensor, task_types: Tensor | None, positions: Tensor) -> Tensor:
         x = words + self.token_type_embeddings(token_types) + self.position_embeddings(positions)  # (B, T, E)
-        if task_types is not None:
-            x = x + self.task_type_embeddings(task_types)
+        if self.use_task_id:
+            x = x + self.task_type_embeddings(torch.zeros_like(token_types) if task_types is None else task_types)
+        elif task_types is not None:
+            raise InputError("task_type_ids is given, but this model has no task embeddings (use_task_id is false).")
         return self.dropout(self.LayerNorm(x))
 
 
@@ -249,6 +255,11 @@ class ErnieModel(ErniePreTrainedModel):
 
     def __init__(self, config: ErnieConfig, add_pooling_layer: bool = True):
         super().__init__(config)
+        if config.is_decoder:
+            raise ConfigError(
+                "is_decoder is True, but ErnieModel looks to both sides; load the decoder with AutoModelForCausalLM, "
+                "or pass is_decoder=False, add_cross_attention=False to make an encoder of it."
+            )
         self.embeddings = ErnieEmbeddings(config)
         self.encoder = ErnieEncoder(config)
         self.pooler = ErniePooler(config) if add_pooling_layer else None
@@ -277,13 +288,8 @@ class ErnieModel(ErniePreTrainedModel):
         layout = Layout.of(tokens, attention_mask)
         words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         token_types = torch.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
-        task_types = task_type_ids
-        if self.config.use_task_id and task_type_ids is None:
-            task_types = torch.zeros_like(layout.positions)
-        elif task_type_ids is not None and not self.config.use_task_id:
-            raise InputError("task_type_ids is given, but this model has no task embeddings (use_task_id is false).")
         positions = layout.positions if position_ids is None else position_ids
-        x = self.encoder(self.embeddings(words, token_types, task_types, positions), layout)  # (B, T, E)
+        x = self.encoder(self.embeddings(words, token_types, task_type_ids, positions), layout)  # (B, T, E)
         return Hidden(last_hidden_state=x, pooler_output=None if self.pooler is None else self.pooler(x, layout))
 
 
@@ -544,3 +550,165 @@ class ErnieForQuestionAnswering(ErniePreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
         return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
+# --- as a decoder, alone or beside an encoder: Rothe et al., 2019, https://arxiv.org/abs/1907.12461 -------------------
+
+
+# twin: gpt2.causal_loss
+def causal_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    targets = labels[:, 1:].masked_fill(layout.positions[:, 1:] == 0, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+
+
+class ErnieDecoderSelfAttention(ErnieSelfAttention):
+    """Attention to the tokens so far, or to what an encoder has read."""
+
+    def __init__(self, config: ErnieConfig, index: int):
+        super().__init__(config)
+        self.index = index
+
+    # twin: bert.BertDecoderSelfAttention.forward
+    def forward(  # type: ignore[override]
+        self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None = None
+    ) -> Tensor:
+        q, dropout = self.split(self.query(x)), self.dropout if self.training else 0.0
+        if source is None:
+            k, v = self.split(self.key(x)), self.split(self.value(x))  # (B, H, T, D)
+            if cache is not None:
+                k, v = cache.update(self.index, k, v)
+            x = attend(q, k, v, layout, causal=True, dropout=dropout)
+        else:
+            kept = None if cache is None else cache.source_keys(self.index)
+            k, v = kept or (self.split(self.key(source.states)), self.split(self.value(source.states)))
+            if cache is not None and kept is None:
+                cache.set_source_keys(self.index, k, v)  # (B, H, S, D), S tokens of the source
+            x = attend(q, k, v, layout, source=source.layout, dropout=dropout)
+        return x.transpose(1, 2).flatten(2)  # (B, T, E)
+
+    # twin: bert.BertDecoderSelfAttention.split
+    def split(self, x: Tensor) -> Tensor:
+        """Give each head its part: (B, T, E) to (B, H, T, D)."""
+        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
+
+
+class ErnieDecoderAttention(nn.Module):
+    """Such attention, and what ends it."""
+
+    def __init__(self, config: ErnieConfig, index: int):
+        super().__init__()
+        self.self = ErnieDecoderSelfAttention(config, index)
+        self.output = ErnieResidual(config, config.hidden_size)
+
+    # twin: bert.BertDecoderAttention.forward
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None = None) -> Tensor:
+        return self.output(self.self(x, layout, cache, source), residual=x)
+
+
+class ErnieDecoderLayer(nn.Module):
+    """One layer: attention to what was written, attention to the source, feed-forward."""
+
+    def __init__(self, config: ErnieConfig, index: int):
+        super().__init__()
+        self.attention = ErnieDecoderAttention(config, index)
+        if config.add_cross_attention:
+            self.crossattention = ErnieDecoderAttention(config, index)
+        self.intermediate = ErnieIntermediate(config)
+        self.output = ErnieResidual(config, config.intermediate_size)
+
+    # twin: bert.BertDecoderLayer.forward
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None) -> Tensor:
+        x = self.attention(x, layout, cache)
+        if source is not None:
+            x = self.crossattention(x, layout, cache, source)
+        return self.output(self.intermediate(x), residual=x)
+
+
+class ErnieDecoderStack(nn.Module):
+    """The stack of layers, which checkpoints call an encoder all the same."""
+
+    def __init__(self, config: ErnieConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(ErnieDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+
+    # twin: bert.BertDecoderStack.forward
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, layout, cache, source)
+        return x
+
+
+class ErnieDecoderModel(ErniePreTrainedModel):
+    """The decoder without a head."""
+
+    def __init__(self, config: ErnieConfig):
+        super().__init__(config)
+        if not config.is_decoder:
+            raise ConfigError(
+                "is_decoder is False, but a decoder only looks back; pass is_decoder=True to make one of an encoder, "
+                "which is to be trained before use, or load a model that looks to both sides: AutoModelForMaskedLM."
+            )
+        self.embeddings = ErnieEmbeddings(config)
+        self.encoder = ErnieDecoderStack(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        task_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        source: Source | None = None,
+    ) -> Hidden:
+        """Read a batch, (B, T), behind what is in `cache`; the arguments are those of `ErnieModel` and these two.
+
+        `source` is what an encoder has read, for a model with `add_cross_attention`.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask, cache)
+        words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        token_types = torch.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
+        positions = layout.positions if position_ids is None else position_ids
+        x = self.embeddings(words, token_types, task_type_ids, positions)
+        x = self.encoder(x, layout, cache, source)  # (B, T, E)
+        return Hidden(last_hidden_state=x)
+
+
+class ErnieForCausalLM(ErniePreTrainedModel):
+    """Scores over the vocabulary for the next token; for a config with `is_decoder`."""
+
+    tied = TIED
+
+    def __init__(self, config: ErnieConfig):
+        super().__init__(config)
+        self.ernie = ErnieDecoderModel(config)
+        self.cls = ErniePreTrainingHeads(config, words=True, order=False)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        task_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        source: Source | None = None,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all. `source` is what an
+        encoder has read.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        out = self.ernie(input_ids, layout, token_type_ids, task_type_ids, position_ids, inputs_embeds, cache, source)
+        logits = self.cls.predictions(out.last_hidden_state[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)

@@ -44,7 +44,7 @@ class GPTBigCodeConfig(Config):
     inert = {
         "is_decoder": False,
         "is_encoder_decoder": False,
-        "add_cross_attention": False,
+        "add_cross_attention": False,  # the original names such layers, but fails to run them
         "cross_attention_hidden_size": None,
         "is_causal": True,
         "pruned_heads": {},

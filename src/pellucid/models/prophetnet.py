@@ -96,11 +96,9 @@ class ProphetNetConfig(Config):
             yield f"activation_function is {self.activation_function!r}; expected one of {', '.join(ACTIVATIONS)}"
         if self.ngram < 1:
             yield f"ngram is {self.ngram}; expected at least 1"
-        if not 2 <= self.num_buckets < 2 * self.relative_max_distance:
-            yield (
-                f"num_buckets is {self.num_buckets}; expected at least 2, and less than twice relative_max_distance "
-                f"({self.relative_max_distance})"
-            )
+        buckets, limit = self.num_buckets, self.relative_max_distance
+        if not 2 <= buckets < 2 * limit:
+            yield f"num_buckets is {buckets}; expected at least 2, and less than twice relative_max_distance ({limit})"
         if not 0 <= self.eps < 1:
             yield f"eps is {self.eps}; expected 0 <= eps < 1"
 
@@ -552,9 +550,10 @@ class ProphetNetDecoderWrapper(ProphetNetPreTrainedModel):
         attention_mask: Tensor | Layout | None = None,
         inputs_embeds: Tensor | None = None,
         cache: Cache | None = None,
+        source: Source | None = None,
     ) -> ProphetNetDecoderHidden:
         """Read what was written; the arguments are those of `ProphetNetForCausalLM`."""
-        return self.decoder(input_ids, attention_mask, inputs_embeds, cache)
+        return self.decoder(input_ids, attention_mask, inputs_embeds, cache, source)
 
     # twin: bart.BartForCausalLM.is_unread
     def is_unread(self, name: str) -> bool:
@@ -563,7 +562,7 @@ class ProphetNetDecoderWrapper(ProphetNetPreTrainedModel):
 
 
 class ProphetNetForCausalLM(ProphetNetPreTrainedModel):
-    """The decoder alone, as a language model without a source."""
+    """The decoder alone, as a language model, or beside another encoder."""
 
     stack, source_stack = "decoder.layers", ""
 
@@ -586,12 +585,13 @@ class ProphetNetForCausalLM(ProphetNetPreTrainedModel):
         cache: Cache | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
+        source: Source | None = None,
     ) -> ProphetNetDecoderLogits:
         """Score what comes next; `labels`: (B, T), what follows each token, -100 where there is nothing to learn.
 
-        `logits_to_keep` says after how many last tokens to score; 0 for all.
+        `logits_to_keep` says after how many last tokens to score; 0 for all. `source` is what an encoder has read.
         """
-        x = self.prophetnet(input_ids, attention_mask, inputs_embeds, cache).last_hidden_state_ngram
+        x = self.prophetnet(input_ids, attention_mask, inputs_embeds, cache, source).last_hidden_state_ngram
         logits = self.lm_head(x.unflatten(1, (self.config.ngram, -1))[:, :, -logits_to_keep:])  # (B, G, T, V)
         return ProphetNetDecoderLogits(
             loss=None if labels is None else ngram_loss(logits, labels, self.config),

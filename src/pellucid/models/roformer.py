@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import attend
+from ..cache import Cache, Source
 from ..config import Config
+from ..errors import ConfigError
 from ..layout import Layout
 from ..model import Model
 from ..outputs import Hidden, Logits, Spans
@@ -46,8 +48,6 @@ class RoFormerConfig(Config):
     model_type = "roformer"
     inert = {
         "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
         "is_encoder_decoder": False,
         "pruned_heads": {},
         "cross_attention_hidden_size": None,
@@ -74,6 +74,8 @@ class RoFormerConfig(Config):
     summary_first_dropout: float = 0.0
     summary_last_dropout: float = 0.0
     pad_token_id: int | None = 0
+    is_decoder: bool = False  # whether tokens look back only
+    add_cross_attention: bool = False  # whether a decoder's layers can look at what an encoder has read
 
     def faults(self):
         """Yield what is impossible."""
@@ -86,6 +88,8 @@ class RoFormerConfig(Config):
                 yield f"{name} is {getattr(self, name)!r}; expected one of {', '.join(ACTIVATIONS)}"
         if self.summary_type not in ("last", "first", "mean"):
             yield f"summary_type is {self.summary_type!r}; expected 'last', 'first' or 'mean'"
+        if self.add_cross_attention and not self.is_decoder:
+            yield "add_cross_attention is True, but is_decoder is False; only a decoder can look at a source"
 
 
 # twin: bert.classification_loss
@@ -246,6 +250,11 @@ class RoFormerModel(RoFormerPreTrainedModel):
 
     def __init__(self, config: RoFormerConfig):
         super().__init__(config)
+        if config.is_decoder:
+            raise ConfigError(
+                "is_decoder is True, but RoFormerModel looks to both sides; load the decoder with "
+                "AutoModelForCausalLM, or pass is_decoder=False, add_cross_attention=False to make an encoder of it."
+            )
         self.embeddings = RoFormerEmbeddings(config)
         narrow, wide = config.embedding_size or config.hidden_size, config.hidden_size
         self.embeddings_project = nn.Linear(narrow, wide) if narrow != wide else None
@@ -314,13 +323,16 @@ class RoFormerOnlyMLMHead(nn.Module):
         self.predictions = RoFormerLMPredictionHead(config)
 
 
+TIED = {
+    "cls.predictions.decoder.weight": "roformer.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
+
 class RoFormerForMaskedLM(RoFormerPreTrainedModel):
     """Scores over the vocabulary for every token, to fill in masked ones."""
 
-    tied = {
-        "cls.predictions.decoder.weight": "roformer.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
+    tied = TIED
 
     def __init__(self, config: RoFormerConfig):
         super().__init__(config)
@@ -484,3 +496,162 @@ class RoFormerForQuestionAnswering(RoFormerPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
         return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
+# --- as a decoder, alone or beside an encoder: Rothe et al., 2019, https://arxiv.org/abs/1907.12461 -------------------
+
+
+# twin: gpt2.causal_loss
+def causal_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    targets = labels[:, 1:].masked_fill(layout.positions[:, 1:] == 0, -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+
+
+class RoFormerDecoderSelfAttention(RoFormerSelfAttention):
+    """Attention to the tokens so far; or to what an encoder has read, where nothing is turned."""
+
+    def __init__(self, config: RoFormerConfig, index: int):
+        super().__init__(config)
+        self.index = index
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, layout: Layout, angles: Tensor, cache: Cache | None, source: Source | None = None
+    ) -> Tensor:
+        q, dropout = self.split(self.query(x)), self.dropout if self.training else 0.0
+        if source is None:
+            k, v = rotate(self.split(self.key(x)), angles), self.split(self.value(x))  # (B, H, T, D)
+            v = rotate(v, angles) if self.rotary_value else v
+            if cache is not None:
+                k, v = cache.update(self.index, k, v)
+            x = attend(rotate(q, angles), k, v, layout, causal=True, dropout=dropout)
+        else:
+            kept = None if cache is None else cache.source_keys(self.index)
+            k, v = kept or (self.split(self.key(source.states)), self.split(self.value(source.states)))
+            if cache is not None and kept is None:
+                cache.set_source_keys(self.index, k, v)  # (B, H, S, D), S tokens of the source
+            x = attend(q, k, v, layout, source=source.layout, dropout=dropout)
+        return x.transpose(1, 2).flatten(2)  # (B, T, E)
+
+    # twin: bert.BertDecoderSelfAttention.split
+    def split(self, x: Tensor) -> Tensor:
+        """Give each head its part: (B, T, E) to (B, H, T, D)."""
+        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
+
+
+class RoFormerDecoderAttention(nn.Module):
+    """Such attention, and what ends it."""
+
+    def __init__(self, config: RoFormerConfig, index: int):
+        super().__init__()
+        self.self = RoFormerDecoderSelfAttention(config, index)
+        self.output = RoFormerResidual(config, config.hidden_size)
+
+    def forward(
+        self, x: Tensor, layout: Layout, angles: Tensor, cache: Cache | None, source: Source | None = None
+    ) -> Tensor:
+        return self.output(self.self(x, layout, angles, cache, source), residual=x)
+
+
+class RoFormerDecoderLayer(nn.Module):
+    """One layer: attention to what was written, attention to the source, feed-forward."""
+
+    def __init__(self, config: RoFormerConfig, index: int):
+        super().__init__()
+        self.attention = RoFormerDecoderAttention(config, index)
+        if config.add_cross_attention:
+            self.crossattention = RoFormerDecoderAttention(config, index)
+        self.intermediate = RoFormerIntermediate(config)
+        self.output = RoFormerResidual(config, config.intermediate_size)
+
+    def forward(self, x: Tensor, layout: Layout, angles: Tensor, cache: Cache | None, source: Source | None) -> Tensor:
+        x = self.attention(x, layout, angles, cache)
+        if source is not None:
+            x = self.crossattention(x, layout, angles, cache, source)
+        return self.output(self.intermediate(x), residual=x)
+
+
+class RoFormerDecoderStack(nn.Module):
+    """The stack of layers, which checkpoints call an encoder all the same."""
+
+    def __init__(self, config: RoFormerConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(RoFormerDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+
+    def forward(self, x: Tensor, layout: Layout, angles: Tensor, cache: Cache | None, source: Source | None) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, layout, angles, cache, source)
+        return x
+
+
+class RoFormerDecoderModel(RoFormerPreTrainedModel):
+    """The decoder without a head."""
+
+    def __init__(self, config: RoFormerConfig):
+        super().__init__(config)
+        if not config.is_decoder:
+            raise ConfigError(
+                "is_decoder is False, but a decoder only looks back; pass is_decoder=True to make one of an encoder, "
+                "which is to be trained before use, or load a model that looks to both sides: AutoModelForMaskedLM."
+            )
+        self.embeddings = RoFormerEmbeddings(config)
+        narrow, wide = config.embedding_size or config.hidden_size, config.hidden_size
+        self.embeddings_project = nn.Linear(narrow, wide) if narrow != wide else None
+        self.encoder = RoFormerDecoderStack(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        source: Source | None = None,
+    ) -> Hidden:
+        """Read a batch, (B, T), behind what is in `cache`; the arguments are those of `RoFormerModel` and these two.
+
+        `source` is what an encoder has read, for a model with `add_cross_attention`.
+        """
+        tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        layout = Layout.of(tokens, attention_mask, cache)
+        words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        token_types = torch.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
+        x = self.embeddings(words, token_types)
+        x = x if self.embeddings_project is None else self.embeddings_project(x)  # (B, T, E)
+        angles = rotations(layout.positions, self.config.hidden_size // self.config.num_attention_heads, 10000.0)
+        return Hidden(last_hidden_state=self.encoder(x, layout, angles, cache, source))
+
+
+class RoFormerForCausalLM(RoFormerPreTrainedModel):
+    """Scores over the vocabulary for the next token; for a config with `is_decoder`."""
+
+    tied = TIED
+
+    def __init__(self, config: RoFormerConfig):
+        super().__init__(config)
+        self.roformer = RoFormerDecoderModel(config)
+        self.cls = RoFormerOnlyMLMHead(config)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Layout | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        source: Source | None = None,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all. `source` is what an
+        encoder has read.
+        """
+        layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        out = self.roformer(input_ids, layout, token_type_ids, inputs_embeds, cache, source)
+        logits = self.cls.predictions(out.last_hidden_state[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)

@@ -6,9 +6,11 @@ What sets it apart from GPT-2:
   - positions are sines and cosines, which nothing was learned for, and count from 2
   - word embeddings are multiplied with the root of their size
   - weights are stored as linear maps are, (out, in); queries, keys and values are three projections
+As there, each layer also looks at what an encoder beside it has read, if the config asks for it.
 
-Shapes: B batch, T tokens, S tokens with those in the cache, E hidden, H heads, D head size, V vocabulary, L labels. A
-packed batch is (1, N) tokens with a layout; what is one row a text, (B, ...), is then one row a packed text.
+Shapes: B batch, T tokens, S tokens with those in the cache, or of a source, E hidden, H heads, D head size, V
+vocabulary, L labels. A packed batch is (1, N) tokens with a layout; what is one row a text, (B, ...), is then one row a
+packed text.
 """
 
 import math
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import attend
-from ..cache import Cache
+from ..cache import Cache, Source
 from ..config import Config
 from ..layout import Layout
 from ..model import Model
@@ -44,9 +46,7 @@ class XGLMConfig(Config):
 
     model_type = "xglm"
     inert = {
-        "is_decoder": False,
         "is_encoder_decoder": False,
-        "add_cross_attention": False,
         "cross_attention_hidden_size": None,
         "is_causal": True,
         "pruned_heads": {},
@@ -71,6 +71,8 @@ class XGLMConfig(Config):
     layerdrop: float = 0.0  # the probability of leaving out a layer in training
     init_std: float = 0.02
     scale_embedding: bool = True
+    add_cross_attention: bool = False  # whether layers can look at what an encoder has read
+    is_decoder: bool = False  # it always is
     pad_token_id: int | None = 1
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2
@@ -118,7 +120,7 @@ class XGLMEmbedding(nn.Embedding):
 
 
 class XGLMAttention(nn.Module):
-    """Causal attention."""
+    """Attention to the tokens so far, or to what an encoder has read."""
 
     def __init__(self, config: XGLMConfig, index: int):
         super().__init__()
@@ -129,15 +131,25 @@ class XGLMAttention(nn.Module):
         self.q_proj = nn.Linear(size, size)
         self.out_proj = nn.Linear(size, size)
 
-    def forward(self, x: Tensor, layout: Layout, cache: Cache | None) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        if cache is not None:
-            k, v = cache.update(self.index, k, v)  # (B, H, S, D)
-        x = attend(q, k, v, layout, causal=True, dropout=self.dropout if self.training else 0.0)
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None = None) -> Tensor:
+        q, dropout = self.split(self.q_proj(x)), self.dropout if self.training else 0.0
+        if source is None:
+            k, v = self.split(self.k_proj(x)), self.split(self.v_proj(x))  # (B, H, T, D)
+            if cache is not None:
+                k, v = cache.update(self.index, k, v)  # (B, H, S, D)
+            x = attend(q, k, v, layout, causal=True, dropout=dropout)
+        else:
+            kept = None if cache is None else cache.source_keys(self.index)
+            k, v = kept or (self.split(self.k_proj(source.states)), self.split(self.v_proj(source.states)))
+            if cache is not None and kept is None:
+                cache.set_source_keys(self.index, k, v)  # (B, H, S, D)
+            x = attend(q, k, v, layout, source=source.layout, dropout=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, T, E)
+
+    # twin: gpt2.GPT2CrossAttention.split
+    def split(self, x: Tensor) -> Tensor:
+        """Give each head its part: (B, T, E) to (B, H, T, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class XGLMLayer(nn.Module):
@@ -147,6 +159,9 @@ class XGLMLayer(nn.Module):
         super().__init__()
         self.self_attn = XGLMAttention(config, index)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        if config.add_cross_attention:
+            self.encoder_attn = XGLMAttention(config, index)
+            self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.fc1 = nn.Linear(config.d_model, config.ffn_dim)
         self.fc2 = nn.Linear(config.ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
@@ -154,8 +169,10 @@ class XGLMLayer(nn.Module):
         self.activation_dropout = nn.Dropout(config.activation_dropout)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, layout: Layout, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None, source: Source | None) -> Tensor:
         x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), layout, cache))
+        if source is not None:
+            x = x + self.dropout(self.encoder_attn(self.encoder_attn_layer_norm(x), layout, cache, source))
         inner = self.activation_dropout(self.activation(self.fc1(self.final_layer_norm(x))))
         return x + self.dropout(self.fc2(inner))
 
@@ -188,6 +205,7 @@ class XGLMModel(XGLMPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         cache: Cache | None = None,
+        source: Source | None = None,
     ) -> Hidden:
         """Read a batch.
 
@@ -197,6 +215,7 @@ class XGLMModel(XGLMPreTrainedModel):
             position_ids: (B, T); None to count from each text's first real token.
             inputs_embeds: word embeddings as `embed_tokens` gives them, (B, T, E), instead of `input_ids`.
             cache: what was read before; these tokens are added to it.
+            source: what an encoder has read, for a model with `add_cross_attention`.
         """
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
         layout = Layout.of(tokens, attention_mask, cache)
@@ -206,7 +225,7 @@ class XGLMModel(XGLMPreTrainedModel):
         for layer in self.layers:
             if self.training and self.config.layerdrop and torch.rand(()) < self.config.layerdrop:
                 continue
-            x = layer(x, layout, cache)
+            x = layer(x, layout, cache, source)
         return Hidden(last_hidden_state=self.layer_norm(x))
 
 
@@ -230,13 +249,15 @@ class XGLMForCausalLM(XGLMPreTrainedModel):
         cache: Cache | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
+        source: Source | None = None,
     ) -> Logits:
         """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
 
-        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all.
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all. `source` is what an
+        encoder has read.
         """
         layout = Layout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
-        x = self.model(input_ids, layout, position_ids, inputs_embeds, cache).last_hidden_state
+        x = self.model(input_ids, layout, position_ids, inputs_embeds, cache, source).last_hidden_state
         logits = self.lm_head(x[:, -logits_to_keep:])  # (B, T, V)
         loss = None if labels is None else causal_loss(logits, labels, layout)
         return Logits(loss=loss, logits=logits)
