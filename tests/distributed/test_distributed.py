@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from pellucid import AutoModelForCausalLM, AutoModelForSequenceClassification, auto
+from pellucid.training import shards
 
 HERE = Path(__file__).parent
 LLAMA = {
@@ -27,6 +28,7 @@ LLAMA = {
     "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
+PARTS = ["optimizer-00001-of-00002.safetensors", "optimizer-00002-of-00002.safetensors"]
 LIMIT = 300  # seconds; each takes about ten
 
 
@@ -51,39 +53,49 @@ def result(folder, kind, processes):
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("llama")
-    auto.heads_of("llama")["ForCausalLM"].from_config(auto.config_class("llama")(**LLAMA)).save_pretrained(folder)
+def models(tmp_path_factory):
+    """Decoders whose products can be split, one of them with experts."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, more in (("llama", {}), ("mixtral", {"num_local_experts": 4, "sliding_window": None})):
+        torch.manual_seed(0)
+        model = auto.heads_of(name)["ForCausalLM"].from_config(auto.config_class(name)(**LLAMA | more))
+        model.save_pretrained(folder / name)
+    return folder
+
+
+def trained(models, folder, processes, more=""):
+    shutil.copytree(models, folder, dirs_exist_ok=True)
+    launch(folder, f"ddp,fsdp,adam,experts,adapters,products,tensor{more}", processes)
     return folder
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, llama):
+def one(tmp_path_factory, models):
     """What one process gives."""
-    folder = tmp_path_factory.mktemp("one")
-    shutil.copytree(llama, folder / "llama")
-    launch(folder, "ddp,fsdp,adam,products,tensor", 1)
-    return folder
+    return trained(models, tmp_path_factory.mktemp("one"), 1)
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, llama):
+def two(tmp_path_factory, models):
     """What two processes give."""
-    folder = tmp_path_factory.mktemp("two")
-    shutil.copytree(llama, folder / "llama")
-    launch(folder, "ddp,fsdp,adam,products,tensor", 2)
-    return folder
+    return trained(models, tmp_path_factory.mktemp("two"), 2, ",full")
 
 
 def assert_near(a, b, limit=1e-6):
     assert len(a) == len(b) and a == pytest.approx(b, rel=limit, abs=limit)
 
 
-def assert_same_weights(a, b, limit=1e-6):
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (a, b))
+def assert_same_weights(a, b, limit=1e-6, file="model.safetensors"):
+    ours, theirs = (load_file(folder / file) for folder in (a, b))
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < limit
+
+
+def assert_same_moments(a, b, limit=1e-5):
+    like = dict(AutoModelForSequenceClassification.from_pretrained(b).named_parameters())
+    ours, theirs = shards.read(a, like), load_file(b / "optimizer.safetensors")
+    assert ours.keys() == theirs.keys() and len(ours) == 3 * len(like)
+    assert all(torch.allclose(ours[name], theirs[name], atol=limit) for name in ours)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -101,26 +113,33 @@ def test_predictions_of_parts_are_whole(one, two):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_checkpoints_of_several_are_those_of_one(kind, one, two):
-    """Nothing in a checkpoint says how a model was shared, and it loads as any other."""
+    """A checkpoint's model loads as any other, however it was shared; there is no pickle."""
     ours, theirs = two / kind / "checkpoint-6", one / kind / "checkpoint-6"
     names = {file.name for file in ours.iterdir()}
-    assert names == {file.name for file in theirs.iterdir()} and not [
-        n for n in names if n.endswith((".pt", ".distcp"))
-    ]
+    shared = {file.name for file in theirs.iterdir()} - {"optimizer.safetensors"}
+    assert names - shared == (set(PARTS) if kind == "fsdp" else set()) and shared <= names
+    assert not [name for name in names if not name.endswith((".safetensors", ".json"))]
     model = (AutoModelForSequenceClassification if kind == "fsdp" else AutoModelForCausalLM).from_pretrained(ours)
     assert not model.load_report.new
-    if kind == "fsdp":
-        moments = [load_file(path / "optimizer.safetensors") for path in (ours, theirs)]
-        assert moments[0].keys() == moments[1].keys()
-        assert all(torch.allclose(moments[0][name], moments[1][name], atol=1e-5) for name in moments[0])
+
+
+def test_each_process_writes_its_own_part_of_an_optimizer(one, two):
+    parts = [load_file(two / "fsdp" / "checkpoint-6" / name) for name in PARTS]
+    numbers = [sum(tensor.numel() for tensor in part.values()) for part in parts]
+    assert max(numbers) < 0.6 * sum(numbers)  # nobody gathered it
+    assert_same_moments(two / "fsdp" / "checkpoint-6", one / "fsdp" / "checkpoint-6")
 
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_taken_up_by_another_number_of_processes(processes, one, two, tmp_path):
     shutil.copytree(two / "adam" / "checkpoint-3", tmp_path / "checkpoint")
-    launch(tmp_path, "resumed", processes)
+    shutil.copytree(two / "fsdp" / "checkpoint-3", tmp_path / "parts")
+    launch(tmp_path, "resumed,taken", processes)
     assert_near(result(tmp_path, "resumed", processes)["losses"], result(one, "adam", 1)["losses"])
     assert_same_weights(tmp_path / "resumed-end", one / "adam-end", limit=1e-5)
+    assert_near(result(tmp_path, "taken", processes)["losses"], result(one, "fsdp", 1)["losses"])
+    assert_same_weights(tmp_path / "taken-end", one / "fsdp-end", limit=1e-5)
+    assert_same_moments(tmp_path / "taken" / "checkpoint-6", one / "fsdp" / "checkpoint-6")
 
 
 def test_split_products_score_and_write_as_whole_ones(one, two):
@@ -129,9 +148,20 @@ def test_split_products_score_and_write_as_whole_ones(one, two):
     assert ours["written"] == theirs["written"]
 
 
-def test_split_products_train_as_whole_ones(one, two):
-    assert_near(result(two, "tensor", 2)["losses"], result(one, "tensor", 1)["losses"])
-    assert_same_weights(two / "tensor-end", one / "tensor-end")
+@pytest.mark.parametrize("kind", ["experts", "adapters", "tensor"])
+def test_parts_of_all_kinds_train_as_whole_ones(kind, one, two):
+    """Stacks of experts, adapters and products, each taken up from a checkpoint on the way."""
+    assert_near(result(two, kind, 2)["losses"], result(one, kind, 1)["losses"])
+    for file in ("model.safetensors", *(["adapter_model.safetensors"] if kind == "adapters" else [])):
+        assert_same_weights(two / f"{kind}-end", one / f"{kind}-end", file=file)
+    assert (two / f"{kind}-end" / "config.json").read_text() == (one / f"{kind}-end" / "config.json").read_text()
+
+
+def test_no_room_for_one_part(two):
+    """All processes say so, and the checkpoint before is as it was."""
+    found = result(two, "full", 2)
+    assert "checkpoint-6 could not be written, process 1: " in found["said"]
+    assert found["left"] == ["checkpoint-3", "last_checkpoints.json"]
 
 
 def test_a_killed_process_is_started_again(two, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import torch
 from small import STILL, bert, gpt2, rows, texts, trainer
 
-from pellucid import AutoModelForCausalLM
+from pellucid import AutoModelForCausalLM, LoraConfig
+from pellucid.errors import SaveError
 from pellucid.training.callbacks import TrainerCallback
 from pellucid.training.distributed import join, tensor_parallel
 from pellucid.training.metrics import Accuracy
@@ -57,32 +59,68 @@ def adam(folder, processes, resume=None):
     return {"losses": losses(made)}
 
 
-def sharded(folder, processes):
-    """Train a model of which each process has a part; evaluate it, and classify."""
+def sharded(folder, processes, resume=None):
+    """Train a model of which each process has a part, from the beginning or a checkpoint on; evaluate, and classify."""
+    name = "taken" if resume else "fsdp"
     made = trainer(
-        folder / "fsdp",
+        folder / name,
         bert(**STILL),
         rows(22),
         eval_dataset=rows(7, seed=1),
+        eval_strategy="steps",
+        eval_steps=3,
         compute_metrics=Accuracy(),
         save_strategy="steps",
         save_steps=3,
         parallel="fsdp",
         **settings(processes, optim="adamw_torch", weight_decay=0.1),
     )
-    made.train()
+    made.train(resume_from_checkpoint=resume)
     if processes > 1:
         from torch.distributed.tensor import DTensor
 
         parts = [p for p in made.model.parameters() if isinstance(p, DTensor)]
         assert len(parts) == len(list(made.model.parameters()))
         assert any(p.to_local().numel() < p.numel() for p in parts)
-    made.save_model(folder / "fsdp-end")
+    made.save_model(folder / f"{name}-end")
     return {
         "losses": losses(made),
         "eval": made.evaluate()["eval_accuracy"],
         "said": made.predict(rows(5)).predictions.tolist(),
     }
+
+
+def taken_up(folder, processes, name, make, **changes):
+    """Train, and once more from a checkpoint on the way; both end with the same losses and weights."""
+    ends = []
+    changes = {"optim": "adamw_torch", "save_strategy": "steps", "save_steps": 3, "parallel": "fsdp"} | changes
+    for resume in (None, folder / name / "checkpoint-3"):
+        made = trainer(folder / name, make(), rows(22), collate=texts, **settings(processes, **changes))
+        made.train(resume_from_checkpoint=resume)
+        ends.append(losses(made))
+    assert ends[0] == ends[1]
+    made.save_model(folder / f"{name}-end")
+    return {"losses": ends[1]}
+
+
+def experts(folder, processes):
+    """Train split stacks of experts, and compute layers twice."""
+
+    def make():
+        return AutoModelForCausalLM.from_pretrained(folder / "mixtral")
+
+    return taken_up(folder, processes, "experts", make, gradient_checkpointing=True)
+
+
+def adapters(folder, processes):
+    """Train adapters of a split model."""
+
+    def make():
+        model = gpt2()
+        model.add_adapter(LoraConfig(r=4, lora_alpha=8))
+        return model
+
+    return taken_up(folder, processes, "adapters", make)
 
 
 def split_products(folder, processes):
@@ -103,14 +141,34 @@ def split_products(folder, processes):
 
 def trained_in_products(folder, processes):
     """Train with products split."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "llama")
-    made = trainer(
-        folder / "tensor", model, rows(22), collate=texts, tensor_parallel_size=processes,
-        **settings(1, max_steps=4, max_grad_norm=0.5),
-    )  # fmt: skip
-    made.train()
-    made.save_model(folder / "tensor-end")
-    return {"losses": losses(made)}
+
+    def make():
+        return AutoModelForCausalLM.from_pretrained(folder / "llama")
+
+    # the same rows for all, which count as one process
+    return taken_up(folder, 1, "tensor", make, tensor_parallel_size=processes, max_grad_norm=0.5)
+
+
+class Full(TrainerCallback):
+    """Leaves the last process no room for a file after the first checkpoint."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+
+def full(folder, processes):
+    """Train until one process can not write its part; all must know it."""
+    changes = {"optim": "adamw_torch", "save_strategy": "steps", "save_steps": 3, "parallel": "fsdp"}
+    made = trainer(folder / "full", bert(**STILL), rows(22), callbacks=[Full()], **settings(processes, **changes))
+    try:
+        made.train()
+        said = ""
+    except SaveError as error:
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert "File too large" in said and made.state.global_step == 6, said
+    return {"said": said, "left": sorted(path.name for path in (folder / "full").iterdir())}
 
 
 class Killed(TrainerCallback):
@@ -148,10 +206,14 @@ def main(kinds, folder):
         "ddp": data_parallel,
         "adam": adam,
         "fsdp": sharded,
+        "full": full,
+        "experts": experts,
+        "adapters": adapters,
         "products": split_products,
         "tensor": trained_in_products,
         "killed": killed,
         "resumed": lambda folder, processes: adam(folder, processes, folder / "checkpoint"),
+        "taken": lambda folder, processes: sharded(folder, processes, folder / "parts"),
     }
     for kind in kinds.split(","):
         result = works[kind](folder, processes)

@@ -1,23 +1,13 @@
 """Beside the original's Trainer, step by step: the same losses, learning rates, gradients and weights."""
 
 import pytest
+import small
 import torch
 
 import pellucid
 from pellucid.training.arguments import TrainingArguments
 from pellucid.training.trainer import Trainer
 
-SMALL = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 37,
-    "max_position_embeddings": 40,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "num_labels": 3,
-}
 SETTINGS = {
     "num_train_epochs": 2,
     "per_device_train_batch_size": 4,
@@ -36,31 +26,10 @@ SETTINGS = {
 NAMES = ("loss", "grad_norm", "learning_rate", "epoch", "step", "eval_loss", "eval_right")
 
 
-def rows(count, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(3, 12, (count,), generator=generator).tolist()
-    return [
-        {"input_ids": torch.randint(1, 99, (n,), generator=generator).tolist(), "label": i % 3}
-        for i, n in enumerate(lengths)
-    ]
-
-
-def padded(batch):
-    longest = max(len(row["input_ids"]) for row in batch)
-    ids = [row["input_ids"] + [0] * (longest - len(row["input_ids"])) for row in batch]
-    mask = [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in batch]
-    return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": torch.tensor([row["label"] for row in batch]),
-    }
-
-
 def texts(batch):
-    made = padded(batch)
-    labels = made["input_ids"].masked_fill(made["attention_mask"] == 0, -100)
-    labels[:, 0] = -100  # which nothing predicts, and the original counts all the same
-    return made | {"labels": labels}
+    made = small.texts(batch)
+    made["labels"][:, 0] = -100  # which nothing predicts, and the original counts all the same
+    return made
 
 
 def right(prediction):
@@ -81,7 +50,7 @@ def both(theirs, head, changes, tmp_path, **given):
         (Trainer, TrainingArguments, ours),
     ):
         args = arguments(str(tmp_path / "out"), remove_unused_columns=False, **settings)
-        trainers.append(trainer(model, args, train_dataset=rows(22), eval_dataset=rows(9, seed=1), **given))
+        trainers.append(trainer(model, args, train_dataset=small.rows(22), eval_dataset=small.rows(9, seed=1), **given))
         trainers[-1].train()
     return trainers
 
@@ -106,11 +75,13 @@ def assert_same(theirs, ours, names):
 def test_classification(changes, tmp_path):
     import transformers
 
-    theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL))
+    theirs = transformers.BertForSequenceClassification(
+        transformers.BertConfig(**small.BERT, **small.STILL, num_labels=3)
+    )
     head = "AutoModelForSequenceClassification"
-    trainers = both(theirs, head, changes, tmp_path, data_collator=padded, compute_metrics=right)
+    trainers = both(theirs, head, changes, tmp_path, data_collator=small.padded, compute_metrics=right)
     assert_same(*trainers, NAMES)
-    predictions = [trainer.predict(rows(9, seed=1)) for trainer in trainers]
+    predictions = [trainer.predict(small.rows(9, seed=1)) for trainer in trainers]
     assert predictions[1].predictions == pytest.approx(predictions[0].predictions, abs=1e-4)
     assert (predictions[1].label_ids == predictions[0].label_ids).all()
     assert predictions[0].metrics.keys() - {"test_model_preparation_time"} == predictions[1].metrics.keys()

@@ -157,6 +157,10 @@ def test_rows_that_come_one_by_one(stops, tmp_path):
         {"bf16": True},
         {"fp16": True, "max_grad_norm": 0},
         {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {
+            "lr_scheduler_type": "greedy",
+            "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5, "min_lr": 1e-7, "smooth": True, "window_size": 2},
+        },
         {"gradient_accumulation_steps": 2, "dataloader_drop_last": True},
         {"gradient_checkpointing": True, "neftune_noise_alpha": 5.0},
     ],
@@ -241,14 +245,14 @@ class Interrupt(TrainerCallback):
 
 
 def test_disk_full(tmp_path, monkeypatch):
-    write = checkpoint._write_tensors
+    write = checkpoint.weights.write_file
 
     def full(path, tensors):
         if "checkpoint-3" in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, tensors)
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    monkeypatch.setattr(checkpoint.weights, "write_file", full)
     with pytest.raises(SaveError, match="No space left on device"):
         run(tmp_path)
     assert [path.name for path in checkpoint.own_checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-2"]

@@ -1,6 +1,5 @@
 """The Trainer's promises: exact steps, metrics, callbacks, and the ways in which users call it."""
 
-import math
 import os
 
 import numpy as np
@@ -8,12 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small import STILL, bert, distance, gpt2, masked, padded, rows, texts, trainer, weights_of
-from torch import nn
 
 from pellucid.errors import ArgumentError
 from pellucid.training.arguments import TrainingArguments
 from pellucid.training.callbacks import EarlyStoppingCallback, TrainerCallback
-from pellucid.training.collators import DataCollatorWithFlattening
 from pellucid.training.metrics import Accuracy
 from pellucid.training.trainer import Trainer
 
@@ -109,123 +106,6 @@ def test_class_weights(tmp_path):
         assert made.state.log_history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-6)
         ends.append(weights_of(made.model))
     assert distance(ends[0], ends[1]) < 1e-6 and distance(ends[0], ends[2]) < 1e-6
-
-
-# --- other ways to learn ----------------------------------------------------------------------------------------------
-
-
-def test_gradient_checkpointing_changes_nothing(tmp_path):
-    ends = []
-    for checkpointing in (False, True):
-        made = trainer(tmp_path, bert(), gradient_checkpointing=checkpointing)  # with dropout
-        made.train()
-        ends.append(weights_of(made.model))
-    assert distance(*ends) == 0
-    assert "forward" not in vars(made.model.bert.encoder.layer[0])
-
-
-def test_frozen_parameters_stay(tmp_path):
-    model = bert()
-    model.bert.requires_grad_(False)
-    before = weights_of(model)
-    made = trainer(tmp_path, model)
-    made.train()
-    after = weights_of(model)
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"classifier.weight", "classifier.bias"}
-    assert sum(len(group["params"]) for group in made.optimizer.param_groups) == 2
-
-
-def test_layerwise_learning_rates(tmp_path):
-    made = trainer(tmp_path, bert(), layerwise_lr_decay=0.5, learning_rate=1.0, weight_decay=0.1)
-    made.create_optimizer()
-    names = {id(p): name for name, p in made.model.named_parameters()}
-    rates = {names[id(p)]: group["lr"] for group in made.optimizer.param_groups for p in group["params"]}
-    decays = {names[id(p)]: group["weight_decay"] for group in made.optimizer.param_groups for p in group["params"]}
-    assert rates["classifier.weight"] == 1.0 and rates["bert.pooler.dense.weight"] == 1.0
-    assert rates["bert.encoder.layer.1.output.dense.weight"] == 0.5
-    assert rates["bert.encoder.layer.0.output.dense.weight"] == 0.25
-    assert rates["bert.embeddings.word_embeddings.weight"] == 0.125
-    assert decays["classifier.weight"] == 0.1 and decays["classifier.bias"] == 0.0
-    assert decays["bert.embeddings.LayerNorm.weight"] == 0.0
-
-
-def test_noise_on_embeddings(tmp_path):
-    """Noise in training alone, within alpha / sqrt(T E)."""
-    from pellucid.training.losses import noisy_embeddings
-
-    model = bert(**STILL)
-    batch = padded(rows(4))
-    quiet = model.eval()(**batch).logits
-    seen = []
-    model.bert.embeddings.word_embeddings.register_forward_hook(lambda m, i, out: seen.append(out))
-    with noisy_embeddings(model, 5.0):
-        assert torch.equal(model(**batch).logits, quiet)
-        assert not torch.equal(model.train()(**batch).logits, quiet)
-    assert torch.equal(model(**batch).logits, quiet)
-    made = trainer(tmp_path, bert(**STILL), neftune_noise_alpha=5.0)
-    made.train()
-    assert distance(weights_of(made.model), weights_of(model)) > 0
-
-
-def test_half_precision(tmp_path):
-    for settings in ({"bf16": True}, {"fp16": True}):
-        made = trainer(tmp_path, bert(**STILL), rows(8), num_train_epochs=1, eval_dataset=rows(3), **settings)
-        made.train()
-        assert math.isfinite(made.evaluate()["eval_loss"])
-        assert made.model.dtype == torch.float32
-
-
-def test_compiling(tmp_path, monkeypatch):
-    asked = {}
-    model = bert(**STILL)
-    monkeypatch.setattr(model, "compile", lambda **options: asked.update(options))
-    trainer(tmp_path, model, rows(4), max_steps=1, torch_compile=True, torch_compile_mode="reduce-overhead").train()
-    assert asked == {"backend": "inductor", "mode": "reduce-overhead"}
-
-
-def test_any_module(tmp_path):
-    class Line(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = nn.Linear(1, 1)
-
-        def forward(self, x, labels=None):
-            y = self.inner(x)[:, 0]
-            return {"loss": F.mse_loss(y, labels), "y": y} if labels is not None else {"y": y}
-
-    data = [{"x": [float(i)], "labels": 2.0 * i + 1} for i in range(8)]
-    args = TrainingArguments(tmp_path, learning_rate=0.3, num_train_epochs=60, lr_scheduler_type="constant",
-                             save_steps=60, use_cpu=True)  # fmt: skip
-    made = Trainer(Line(), args, train_dataset=data, eval_dataset=data)
-    made.train()
-    assert made.evaluate()["eval_loss"] < 0.1
-    assert made.predict([{"x": [4.0]}]).predictions == pytest.approx([9.0], abs=1.0)
-    made.save_model(tmp_path / "end")
-    again = Trainer(Line(), args, train_dataset=data)
-    assert again.train(resume_from_checkpoint=True).global_step == 60
-    assert distance(weights_of(again.model), weights_of(made.model)) == 0
-
-
-def test_packed_texts_train_as_padded_ones(tmp_path):
-    """Texts one after the other, without padding, make the same steps; a budget of tokens holds."""
-    data = [{"input_ids": row["input_ids"]} for row in rows(22)]
-    ends = []
-    for collate in (texts, DataCollatorWithFlattening()):
-        made = trainer(tmp_path, gpt2(), data, collate=collate, learning_rate=1e-3, optim="sgd",
-                       gradient_accumulation_steps=2, eval_dataset=data[:5])  # fmt: skip
-        made.train()
-        ends.append((weights_of(made.model), made.evaluate()["eval_loss"]))
-    assert distance(ends[0][0], ends[1][0]) < 1e-6 and ends[0][1] == pytest.approx(ends[1][1], abs=1e-5)
-    sizes = []
-
-    class Watched(DataCollatorWithFlattening):
-        def __call__(self, batch):
-            sizes.append(sum(len(row["input_ids"]) for row in batch))
-            return super().__call__(batch)
-
-    trainer(tmp_path, gpt2(), data, collate=Watched(), per_device_train_tokens=40).train()
-    assert 30 < max(sizes) <= 40
 
 
 # --- evaluating -------------------------------------------------------------------------------------------------------

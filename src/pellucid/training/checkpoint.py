@@ -1,8 +1,9 @@
 """Checkpoints: everything that a training needs to go on as if it had not stopped, as safetensors and JSON.
 
-A checkpoint is a folder that appears in one step: the model as `save_pretrained` writes it, `optimizer.safetensors`,
-`random_state.safetensors`, and trainer_state.json, which lists the files with their sizes. `last_checkpoints.json`
-beside the checkpoints names those of the latest run, so that what an earlier one left is not taken for its own.
+A checkpoint is a folder that appears in one step: the model as `save_pretrained` writes it, `optimizer.safetensors`
+(where processes share each layer, a file of each: `optimizer-00001-of-00002.safetensors`), `random_state.safetensors`,
+and trainer_state.json, which lists the files with their sizes. `last_checkpoints.json` beside the checkpoints names
+those of the latest run, so that what an earlier one left is not taken for its own.
 """
 
 import json
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 from .. import weights
 from ..errors import InputError, SaveError, did_you_mean
 from ..folder import Folder, rewrite
-from .distributed import World, as_split, fill, gather_state
+from . import shards
+from .distributed import World, as_split, exchanged, gathered, parts
 
 STATE, OPTIMIZER, RANDOM = "trainer_state.json", "optimizer.safetensors", "random_state.safetensors"
 ADAPTERS = "adapters.safetensors"  # all that there are, under their parameters' names
@@ -38,7 +40,7 @@ PREFIX = "checkpoint-"
 def begin_run(output: str) -> None:
     """Note that a new run begins, to which no checkpoint belongs yet."""
     if os.path.isdir(output) and _numbered(Path(output)):
-        _note(Path(output), [])
+        note_own(Path(output), [])
 
 
 def own_checkpoints(output: str | os.PathLike) -> list[Path]:
@@ -90,7 +92,7 @@ def _numbered(place: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
-def _note(place: Path, checkpoints: list[Path]) -> None:
+def note_own(place: Path, checkpoints: list[Path]) -> None:
     """Write in one step which checkpoints are the latest run's."""
     beside = place / f".{OWN}.{os.getpid()}"
     with beside.open("w", encoding="utf-8") as file:
@@ -127,7 +129,7 @@ def save(
     training_state: Mapping[str, Any],
     world: World,
     *,
-    write_model: Callable[[Path, dict[str, Tensor]], None],
+    write_model: Callable[[Path], None],
     limit: int | None,
     best: str | None,
     model_only: bool = False,
@@ -140,7 +142,7 @@ def save(
         state: what trainer_state.json says to users.
         training_state: what it says besides, to go on.
         world: the processes.
-        write_model: writes the model, given its whole tensors, into a folder.
+        write_model: writes the model into a folder.
         limit: how many checkpoints to keep.
         best: one that is kept in any case.
         model_only: whether to leave out what is needed to go on.
@@ -148,21 +150,37 @@ def save(
     Raises:
         SaveError: if it can not be written; no earlier checkpoint has been touched then.
     """
-    tensors = gather_state(training.model.state_dict())
+    split = parts(training.model)
     numbers, moments = ({}, {}) if model_only else _optimizer_state(training)
-    moments, adapters = gather_state(moments), gather_state(_adapters(training.model))
     drawn = {} if model_only else _gather_random(world)
+    with _staging(path, world) as staging:
+        if split and moments:
+            shards.write(staging, moments, world, of=path)
+            moments = {}
+        with gathered(training.model, world):
+            if world.is_first:
+                _write_model(staging, write_model)
+                contents = {OPTIMIZER: moments, RANDOM: drawn, ADAPTERS: _adapters(training.model)}
+                for name, content in contents.items():
+                    if content:
+                        weights.write_file(staging / name, content)
+                files = {entry.name: entry.stat().st_size for entry in sorted(staging.iterdir())}
+                values = {**state, "training": {**training_state, **numbers}, "files": files}
+                (staging / STATE).write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
     if world.is_first:
-        with rewrite(path, replaces=lambda name: True) as staging, _named(path):
-            _write_model(staging, tensors, write_model)
-            for name, content in ((OPTIMIZER, moments), (RANDOM, drawn), (ADAPTERS, adapters)):
-                if content:
-                    _write_tensors(staging / name, content)
-            files = {entry.name: entry.stat().st_size for entry in sorted(staging.iterdir())}
-            values = {**state, "training": {**training_state, **numbers}, "files": files}
-            (staging / STATE).write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
         _rotate(path, limit, best)
     world.wait()
+
+
+@contextmanager
+def _staging(path: Path, world: World) -> Iterator[Path]:
+    """Give all processes the folder that becomes the checkpoint when the first one leaves the block."""
+    if not world.is_first:
+        yield Path(world.tell())
+        return
+    with rewrite(path, replaces=lambda name: True) as staging:
+        world.tell(str(staging))
+        yield staging
 
 
 def _adapters(model: nn.Module) -> dict[str, Tensor]:
@@ -170,35 +188,16 @@ def _adapters(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if ".adapters." in name}
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Say what could not be written when the library that writes tensors says only why."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise SaveError(
-            f"{path} could not be written: {error}. Earlier checkpoints are as they were; make room, then resume."
-        ) from error
-
-
-def _write_model(staging: Path, tensors: dict[str, Tensor], write: Callable[[Path, dict[str, Tensor]], None]) -> None:
+def _write_model(staging: Path, write: Callable[[Path], None]) -> None:
     inside = staging / "part" / "model"  # so that what a killed writer leaves is all in one place
     inside.mkdir(parents=True)
-    write(inside, tensors)
+    try:
+        write(inside)
+    except SaveError as error:  # it names a folder that nobody knows; the checkpoint's own names that
+        raise error.__cause__ or error from None
     for entry in inside.iterdir():
         os.rename(entry, staging / entry.name)
     shutil.rmtree(staging / "part")
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    path.touch()
-    mode = path.stat().st_mode  # as the user's umask has it; safetensors would let only the owner read
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(mode)
 
 
 def _rotate(path: Path, limit: int | None, best: str | None) -> None:
@@ -209,7 +208,7 @@ def _rotate(path: Path, limit: int | None, best: str | None) -> None:
         dear = {path, Path(best) if best else path}
         spare = [one for one in own if one not in dear]
         kept = [one for one in own if one in dear or one in spare[len(spare) - max(0, limit - len(dear)) :]]
-    _note(path.parent, kept)
+    note_own(path.parent, kept)
     for one in own:
         if one not in kept:
             shutil.rmtree(one, ignore_errors=True)
@@ -282,6 +281,15 @@ def load_model(path: str | os.PathLike, model: nn.Module) -> None:
     Raises:
         InputError: if they are another model's.
     """
+    wholes = {part: torch.empty(part.shape, dtype=part.dtype) for part in parts(model)}
+    with exchanged(model, wholes):
+        _read_model(path, model)
+    with torch.no_grad():
+        for part, tensor in wholes.items():
+            part.copy_(as_split(tensor, part))
+
+
+def _read_model(path: str | os.PathLike, model: nn.Module) -> None:
     ties = getattr(model, "ties", {})
     targets = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
     beside = _adapters(model)
@@ -295,12 +303,9 @@ def load_model(path: str | os.PathLike, model: nn.Module) -> None:
                 f"{path} is not a checkpoint of this {type(model).__name__}: missing, unexpected or of another shape: "
                 f"{', '.join(wrong[:5])}; build the model as it was."
             )
-        if any(hasattr(tensor, "full_tensor") for tensor in targets.values()):
-            for name, target in targets.items():
-                fill({name: target}, {name: checkpoint.load(name)})
-        else:
-            checkpoint.read(targets)
-        fill(beside, adapters)
+        checkpoint.read(targets)
+        for name, tensor in beside.items():
+            tensor.copy_(adapters[name])
 
 
 def load_training(path: str | os.PathLike, training: Training, kept: Mapping[str, Any], world: World) -> None:
@@ -319,14 +324,18 @@ def load_training(path: str | os.PathLike, training: Training, kept: Mapping[str
             "others. Build model, optimizer and arguments as they were."
         )
     parameters = [p for group in training.optimizer.param_groups for p in group["params"]]
-    values: dict[int, dict[str, Any]] = {}
+    by_name = dict(zip(names, parameters, strict=True))
     with Folder(path) as folder:
-        moments = {} if OPTIMIZER not in folder else _read_tensors(folder, OPTIMIZER)
         drawn = {} if RANDOM not in folder else _read_tensors(folder, RANDOM)
+        if shards.are_needed(Path(path), by_name):
+            moments = shards.read(Path(path), by_name)
+        else:
+            moments = {} if OPTIMIZER not in folder else _read_tensors(folder, OPTIMIZER)
+    values: dict[int, dict[str, Any]] = {}
     for index, name in enumerate(names):
         own = {key.removeprefix(f"{name}."): v for key, v in (moments | optimizer["numbers"]).items() if _of(key, name)}
         if own:
-            values[index] = {key: _as_state(value, parameters[index]) for key, value in own.items()}
+            values[index] = own
     for group, saved in zip(groups, optimizer["groups"], strict=True):
         for key, value in saved.items():
             if key != "params":
@@ -340,12 +349,6 @@ def load_training(path: str | os.PathLike, training: Training, kept: Mapping[str
 
 def _of(key: str, name: str) -> bool:
     return key.rpartition(".")[0] == name
-
-
-def _as_state(value: Any, parameter: Tensor) -> Any:
-    """Return a value of an optimizer's state, split as its parameter is if it is one a number."""
-    same = isinstance(value, Tensor) and value.shape == parameter.shape
-    return as_split(value, parameter) if same else value
 
 
 def _read_tensors(folder: Folder, file: str) -> dict[str, Tensor]:

@@ -77,6 +77,13 @@ class World:
         torch.distributed.all_gather(parts, padded, group=group)
         return [part[tuple(slice(0, n) for n in own.tolist())] for part, own in zip(parts, shapes, strict=True)]
 
+    def tell(self, text: str = "") -> str:
+        """Return to all processes what the first one says."""
+        told = [text]
+        if not self.is_alone:
+            torch.distributed.broadcast_object_list(told, src=0, device=self.device)
+        return told[0]
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if not self.is_alone:
@@ -124,16 +131,21 @@ def _leave() -> None:
 # --- splitting a model ------------------------------------------------------------------------------------------------
 
 
+def agree(model: nn.Module) -> None:
+    """Give all processes the parameters of the first one, since a new head was drawn by each for itself."""
+    for parameter in model.parameters():
+        torch.distributed.broadcast(parameter.data, 0)
+
+
 def shard(model: nn.Module, world: World) -> None:
     """Split every layer, then what is left, over the processes that read different rows (FSDP2)."""
     from torch.distributed.fsdp import fully_shard
 
-    mesh = world.mesh["data"]
-    for parameter in model.parameters():  # a new head was drawn by each process for itself
-        torch.distributed.broadcast(parameter.data, 0)
+    mesh, kind = world.mesh["data"], type(model)
     for block in blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    type(model).__name__, type(model).__module__ = kind.__name__, kind.__module__  # by which config.json calls it
 
 
 def tensor_parallel(model: nn.Module, mesh: Any) -> None:
@@ -178,35 +190,75 @@ def exchange(model: nn.Module, *, now: bool) -> Iterator[None]:
         yield
 
 
-# --- whole tensors ----------------------------------------------------------------------------------------------------
+# --- whole tensors, and parts -----------------------------------------------------------------------------------------
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Tell whether this process has a part of a tensor only."""
+    return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with all its parts; all processes must ask for it."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
+    if not is_split(tensor):
+        return tensor
+    from torch.distributed.tensor import Replicate
+
+    part: Any = tensor
+    placements = list(part.placements)
+    for axis in range(len(placements)):  # one after the other, beginning with the last split: torch warns otherwise
+        placements[axis] = Replicate()
+        part = part.redistribute(placements=placements)
+    return part.to_local()
 
 
-def gather_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return whole tensors, on the CPU where they were split; all processes must ask for them."""
-    return {name: whole(tensor).cpu() if hasattr(tensor, "full_tensor") else tensor for name, tensor in tensors.items()}
+def parts(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of which this process has a part."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):  # what a forward pass has gathered and kept for the next
+            module.reshard()  # type: ignore[operator]
+    return [parameter for parameter in model.parameters() if is_split(parameter)]
 
 
-def fill(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into targets, of which this process may have a part."""
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(as_split(values[name], target))
+@contextmanager
+def gathered(model: nn.Module, world: World) -> Iterator[None]:
+    """While active, the first process has the whole model, what was split on the CPU; all processes must begin it."""
+    wholes = {}
+    for part in parts(model):
+        full = whole(part.detach())
+        if world.is_first:
+            wholes[part] = full.cpu()
+    with exchanged(model, wholes):
+        yield
+
+
+@contextmanager
+def exchanged(model: nn.Module, others: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """While active, parameters of a model are others; to see and store it, not to compute with it."""
+    made = {old: nn.Parameter(tensor, requires_grad=False) for old, tensor in others.items()}
+    places = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter in made
+    ]
+    for module, name, parameter in places:
+        setattr(module, name, made[parameter])
+    try:
+        yield
+    finally:
+        for module, name, parameter in places:
+            setattr(module, name, parameter)
 
 
 def as_split(value: Tensor, like: Tensor) -> Tensor:
     """Return this process's part of a whole tensor, split as another one is."""
-    if not hasattr(like, "full_tensor"):
+    if not is_split(like):
         return value
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
-    if not isinstance(like, DTensor):
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    split: Any = like
+    return distribute_tensor(value.to(like.device), split.device_mesh, split.placements, src_data_rank=None)
 
 
 def unwrapped(model: Any) -> Any:

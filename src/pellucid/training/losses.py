@@ -23,16 +23,16 @@ DETECTORS = ("ElectraForPreTraining", "FunnelForPreTraining")  # which learn fro
 
 def shifts_labels(model: nn.Module) -> bool:
     """Tell whether a model's loss compares the scores at each token with the label of the next one."""
-    kind = type(model)
-    return kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) and hasattr(
-        sys.modules[kind.__module__], "causal_loss"
+    return any(
+        kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) and hasattr(sys.modules[kind.__module__], "causal_loss")
+        for kind in type(model).__mro__  # of a class that a user or FSDP2 derived, too
     )
 
 
 def aligned_labels(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return the label that each of a model's scores is compared with: `labels`, moved where the model moves them."""
     labels, mask = batch["labels"], batch.get("attention_mask")
-    if type(model).__name__ in DETECTORS and isinstance(mask, Tensor):
+    if any(kind.__name__ in DETECTORS for kind in type(model).__mro__) and isinstance(mask, Tensor):
         return labels.masked_fill(mask == 0, IGNORED)
     if not shifts_labels(model) or labels.dim() < 2:
         return labels

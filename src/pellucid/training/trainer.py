@@ -29,7 +29,7 @@ from .columns import (
     column_names,
     to_device,
 )
-from .distributed import exchange, gather_state, shard, tensor_parallel
+from .distributed import agree, exchange, gathered, is_split, shard, tensor_parallel
 from .evaluator import Evaluator
 from .feed import Feed, Step
 from .layers import recomputed
@@ -161,15 +161,18 @@ class Trainer(Evaluator):
     def _wrap(self) -> None:
         """Put the model on the processes that there are."""
         args, world = self.args, self.world
-        if not world.is_alone and world.mesh["tensor"].size() > 1 and not _is_split(self.model):
-            tensor_parallel(self.model, world.mesh["tensor"])
+        in_products = not world.is_alone and world.mesh["tensor"].size() > 1
+        if world.is_alone or _is_split(self.model):
+            pass
+        elif in_products or args.parallel == "fsdp":
+            if self.optimizer is not None:
+                raise InputError("A model in parts needs an optimizer of these; leave out optimizers.")
+            agree(self.model)
+            if in_products:
+                tensor_parallel(self.model, world.mesh["tensor"])
             if world.size > 1:
                 shard(self.model, world)
-        elif not world.is_alone and args.parallel == "fsdp" and not _is_split(self.model):
-            if self.optimizer is not None:
-                raise InputError("parallel='fsdp' needs an optimizer of the parts that it makes; leave out optimizers.")
-            shard(self.model, world)
-        elif world.size > 1 and not _is_split(self.model):
+        else:
             self.model_wrapped = nn.parallel.DistributedDataParallel(
                 self.model,
                 device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -418,20 +421,20 @@ class Trainer(Evaluator):
         Args:
             output_dir: the folder, by default `args.output_dir`.
         """
-        tensors = gather_state(self.model.state_dict())
-        if self.world.is_first:
-            self._write(Path(output_dir or self.args.output_dir), tensors)
+        with gathered(self.model, self.world):
+            if self.world.is_first:
+                self._write(Path(output_dir or self.args.output_dir))
         self.world.wait()
 
-    def _write(self, place: Path, tensors: dict[str, Tensor]) -> None:
+    def _write(self, place: Path) -> None:
         if isinstance(self.model, Model):
-            self.model.save_pretrained(place, state_dict=tensors)
+            self.model.save_pretrained(place)
         else:
             from ..folder import rewrite
             from ..weights import is_weight_file, write
 
             with rewrite(place, replaces=is_weight_file) as staging:
-                write(staging, tensors)
+                write(staging, self.model.state_dict())
         if hasattr(self.processing_class, "save_pretrained"):
             self.processing_class.save_pretrained(place)
         (place / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
@@ -462,10 +465,4 @@ def _metric(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def _is_split(model: nn.Module) -> bool:
-    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-
-
-def _is_terminal() -> bool:
-    import sys
-
-    return sys.stderr.isatty()
+    return any(map(is_split, model.parameters()))
