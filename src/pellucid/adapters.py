@@ -85,7 +85,9 @@ class Switch:
         for name in names:
             if name not in self.configs:
                 known = ", ".join(map(repr, self.configs)) or "none"
-                raise InputError(f"There is no adapter {name!r}{did_you_mean(name, self.configs)}. There are: {known}.")
+                raise InputError(
+                    f"There is no adapter {name!r}{did_you_mean(name, self.configs) or '.'} There are: {known}."
+                )
         return names
 
 
@@ -447,6 +449,7 @@ class Adaptable(nn.Module):
             and not isinstance(module, nn.Embedding)
             and name.startswith(inside)
             and name.split(".")[0] not in self.heads
+            and not any(ends_with(name, end) for end in self.uncalled)
         ]
 
     def _has(self, stored: str, checkpoint: weights.Checkpoint) -> bool:

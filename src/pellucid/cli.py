@@ -5,8 +5,9 @@ Exit codes: 0 on success; 1 when a model or an input can not be used (stderr say
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,16 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"pellucid {__version__}")
         raise typer.Exit
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """End with a line on standard error instead of a traceback."""
+    try:
+        yield
+    except PellucidError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.callback()
@@ -64,7 +75,7 @@ def run(
         raise typer.BadParameter("give texts, or - for standard input, or --file; one of them", param_hint="TEXT")
     if trace and as_json:
         raise typer.BadParameter("--trace and --json exclude each other", param_hint="--trace")
-    try:
+    with errors_told():
         from .pipelines import pipeline
 
         pipe = pipeline(task, model, device=device)
@@ -81,9 +92,6 @@ def run(
             else:
                 for row in _rows(answer):
                     typer.echo("\t".join(row if single else [*row, line]))
-    except PellucidError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -109,7 +117,7 @@ def chat(
     given |= {"max_new_tokens": max_new_tokens, "seed": seed}
     options = {name: value for name, value in given.items() if value is not None} | _options(option or [])
     terminal = sys.stdin.isatty()
-    try:
+    with errors_told():
         from .console import Conversation, from_pipe, from_terminal, talk
         from .pipelines import pipeline
 
@@ -118,9 +126,6 @@ def chat(
         if terminal:
             typer.echo(f"{model} listens. /help shows the commands; Ctrl-D leaves.")
         talk(conversation, from_terminal() if terminal else from_pipe, terminal=terminal)
-    except PellucidError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -133,14 +138,11 @@ def convert(
     gguf_file: Annotated[str | None, typer.Option(help="Which GGUF file of the source.")] = None,
 ) -> None:
     """Write a checkpoint, from GGUF or .bin files, as a folder of safetensors."""
-    try:
+    with errors_told():
         from .convert import convert as write
 
         for name in write(source, target, dtype=dtype, **({} if gguf_file is None else {"gguf_file": gguf_file})):
             typer.echo(str(target / name))
-    except PellucidError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -150,14 +152,25 @@ def train(
     model: Annotated[str | None, typer.Option(help="A folder or a name on the Hub to begin with.")] = None,
     text: Annotated[str | None, typer.Option(help="The column to read.")] = None,
     target: Annotated[str | None, typer.Option(help="The column to learn.")] = None,
+    negative: Annotated[str | None, typer.Option(help="For embedding: the column of texts that do not belong.")] = None,
+    score: Annotated[str | None, typer.Option(help="For embedding: the column of scores from 0 to 1.")] = None,
     validation: Annotated[Path | None, typer.Option(help="A file to measure with; a tenth of DATA otherwise.")] = None,
     output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("trained"),
     epochs: Annotated[float, typer.Option(help="How often to go through the data at most.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 5e-5,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest; 5e-5 if none is given, 2e-4 with --lora.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a row at most.")] = None,
     patience: Annotated[int, typer.Option(help="Stop after so many epochs that are no better.")] = 2,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 42,
+    lora: Annotated[
+        int | None,
+        typer.Option(help="Train a change of this rank, such as 8, of all linear maps instead of the weights (LoRA)."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was stopped, from its last checkpoint.")
+    ] = False,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Another setting, name=value, with the value as JSON or text; may be repeated."),
@@ -165,24 +178,26 @@ def train(
 ) -> None:
     """Train a model on a table, keep the best epoch, and write it with a report into a folder."""
     settings = {"num_train_epochs": epochs, "per_device_train_batch_size": batch_size}
-    settings |= {"learning_rate": learning_rate, "seed": seed} | _options(option or [])
-    columns = {"text": text, "target": target, "validation": validation}
-    try:
+    settings |= {"seed": seed} | ({} if learning_rate is None else {"learning_rate": learning_rate})
+    settings |= _options(option or [])
+    columns = {"text": text, "target": target, "negative": negative, "score": score, "validation": validation}
+    with errors_told():
         from .training.run import train as fit
 
-        result = fit(
-            task,
-            data,
-            model=model,
-            output_dir=output,
-            max_length=max_length,
-            patience=patience,
-            **columns,
-            **settings,
-        )
-    except PellucidError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *place: typer.echo(f"warning: {message}", err=True)
+            result = fit(
+                task,
+                data,
+                model=model,
+                output_dir=output,
+                max_length=max_length,
+                patience=patience,
+                lora=lora,
+                resume=resume,
+                **columns,
+                **settings,
+            )
     for name, value in result.metrics.items():
         typer.echo(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
     typer.echo(f"folder\t{result.folder}")

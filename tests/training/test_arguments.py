@@ -55,6 +55,7 @@ def test_misspelt():
     ("given", "said"),
     [
         ({"eval_strategy": "epochs"}, "did you mean 'epoch'"),
+        ({"lr_scheduler_type": "greedy"}, "follows a metric, but eval_strategy is 'no'"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import bert, gpt2, padded, rows, texts, trainer
+from small import bert, distance, gpt2, padded, rows, texts, trainer
 from torch import nn
 
 from pellucid import auto
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
 
     class Spoiler(TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
-            if state.global_step == 5:
+            if state.global_step == 6:
                 self.before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def collate(batch):
@@ -143,6 +143,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
     )
     with pytest.raises(NonFiniteError, match=r"In step 7 the loss is nan, not finite; the batch has the rows 13 of"):
         made.train()
+    assert distance(spoiler.before, made.model.state_dict()) == 0
     assert checkpoint.last_checkpoint(tmp_path).name == "checkpoint-6"
 
 

@@ -72,6 +72,14 @@ def test_packed_texts_count_as_padded_ones():
     )
 
 
+def test_a_class_that_a_user_derived_counts_as_its_base():
+    made = gpt2()
+    batch = texts(rows(3))
+    expected = count_items(made, batch)
+    made.__class__ = type("Mine", (type(made),), {"__module__": __name__})
+    assert count_items(made, batch) == expected < count_items(bert("ForMaskedLM"), batch)
+
+
 def test_rows_count_where_there_are_no_classes():
     model = bert()
     assert count_items(model, {"input_ids": torch.zeros(5, 3)}) == 5

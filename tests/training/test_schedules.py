@@ -1,5 +1,6 @@
 """Every schedule gives the original's learning rates, step by step."""
 
+import json
 import math
 
 import pytest
@@ -62,7 +63,7 @@ def test_learning_rates_equal_the_original(name, options, warmup, total):
 def test_every_schedule_of_the_original_is_there():
     from transformers import SchedulerType
 
-    assert {kind.value for kind in SchedulerType} - set(SCHEDULES) == {"greedy"}  # which follows a metric
+    assert {kind.value for kind in SchedulerType} == set(SCHEDULES)
     assert rates(get_scheduler, SchedulerType.LINEAR, 2, 9, None) == rates(original, "linear", 2, 9, None)
 
 
@@ -101,6 +102,57 @@ def test_plateaus_lower_the_rate():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
+BOUNDS = [
+    {"min_lr": 1e-3, "max_lr": 1.0},
+    {"min_lr": 0.05, "max_lr": 0.2},
+    {"min_lr": [0.02, 0.03], "max_lr": [0.3, 0.1]},
+    {},
+]
+GREEDY = st.fixed_dictionaries(
+    {
+        "mode": st.sampled_from(["min", "max"]),
+        "factor": st.sampled_from([0.3, 0.5, 0.9, 0.95]),
+        "patience": st.integers(0, 2),
+        "threshold": st.sampled_from([1e-6, 0.1, 1.0]),
+        "threshold_mode": st.sampled_from(["abs", "rel"]),
+        "cooldown": st.integers(0, 3),
+        "warmup": st.integers(0, 3),
+        "eps": st.sampled_from([1e-8, 0.01]),
+        "smooth": st.booleans(),
+        "window_size": st.integers(1, 4),
+        "reset_start": st.sampled_from([0, 1, 2, 3, 500]),
+    }
+)
+
+
+@given(
+    options=GREEDY,
+    bounds=st.sampled_from(BOUNDS),
+    first=st.lists(st.sampled_from([0.0003, 1e-3, 0.01, 0.1, 0.5, 2.0]), min_size=2, max_size=2),
+    metrics=st.lists(st.integers(-16, 16).map(lambda n: n / 8), min_size=20, max_size=60),  # of which sums are exact
+    falls=st.integers(-1, 1),
+    stop=st.integers(0, 19),
+)
+@settings(max_examples=150, deadline=None)
+def test_rates_that_follow_a_metric_greedily(options, bounds, first, metrics, falls, stop):
+    def made(get):
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in first]
+        optimizer = torch.optim.SGD(groups)
+        return optimizer, get("greedy", optimizer, scheduler_specific_kwargs=options | bounds)
+
+    (optimizer, schedule), (theirs, wanted) = made(get_scheduler), made(original)
+    for i, metric in enumerate(metrics):
+        if i == stop:
+            state, said = optimizer.state_dict(), json.loads(json.dumps(schedule.state_dict()))
+            optimizer, schedule = made(get_scheduler)
+            optimizer.load_state_dict(state)
+            schedule.load_state_dict(said)
+        schedule.step(metric - i * falls / 4)
+        wanted.step(metric - i * falls / 4)
+        assert schedule.get_last_lr() == wanted.get_last_lr()
+        assert [group["lr"] for group in optimizer.param_groups] == [group["lr"] for group in theirs.param_groups]
+
+
 @pytest.mark.parametrize(
     "name, given, error, words",
     [
@@ -111,6 +163,10 @@ def test_plateaus_lower_the_rate():
         ("linear", {"scheduler_specific_kwargs": {"num_cycle": 1}}, ArgumentError, "num_cycle"),
         ("cosine", {"scheduler_specific_kwargs": {"num_cycle": 1}}, ArgumentError, "did you mean 'num_cycles'"),
         ("reduce_lr_on_plateau", {"scheduler_specific_kwargs": {"patienc": 1}}, ArgumentError, "'patience'"),
+        ("greedy", {"scheduler_specific_kwargs": {"patienc": 1}}, ArgumentError, "did you mean 'patience'"),
+        ("greedy", {"scheduler_specific_kwargs": {"factor": 1}}, InputError, "factor is 1; expected a number between"),
+        ("greedy", {"scheduler_specific_kwargs": {"max_lr": [1, 2]}}, InputError, "max_lr has 2 values"),
+        ("greedy", {"scheduler_specific_kwargs": {"smooth": True, "window_size": 0}}, InputError, "window_size is 0"),
         ("polynomial", {"scheduler_specific_kwargs": {"lr_end": 2.0}}, InputError, "lr_end is 2.0"),
         ("cosine_with_min_lr", {}, InputError, "exactly one"),
         ("warmup_stable_decay", {"scheduler_specific_kwargs": {"num_decay_steps": 1, "decay_type": "x"}}, InputError,

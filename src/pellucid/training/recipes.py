@@ -3,12 +3,23 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import InputError, MissingPackageError
-from .collators import IGNORED, DataCollatorForSeq2Seq, DataCollatorForTokenClassification, DataCollatorWithPadding
+from ..errors import ConfigError, InputError, MissingPackageError
+from ..hub import HubOptions
+from ..pipelines.sentence_folder import SentenceFolder, read_sentence_folder
+from .collators import (
+    IGNORED,
+    DataCollatorForMultipleChoice,
+    DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+)
+from .contrastive import ContrastiveTrainer, new_sentence_folder, rank_correlation, retrieval
 from .metrics import F1, Accuracy, AnswerOverlap, EntitySpans, Metric, Metrics, Rouge, SacreBleu
-from .tables import Row, classes_of, find_column, in_order, same_kind, texts_of
+from .tables import Row, classes_of, find_column, in_order, same_kind, scores_of, texts_of
+from .trainer import Trainer
 
 Example = dict[str, Any]
 OVERLAP = 64  # tokens that windows of a context share
@@ -33,15 +44,23 @@ class Recipe:
     Attributes:
         task: its name, which may name languages: "translation_en_to_fr".
         columns: the arguments that name columns, and the names that these usually have.
+        optional: those of them that a table may lack.
         best: the metric that decides which epoch was the best.
         new_head: whether a model may come without its head, or with one of other classes.
         tagged: whether .txt files have a word and its tag on each line.
+        is_calibrated: whether the probabilities of answers are measured, and corrected.
+        head: the task's name in PEFT.
+        limit: tokens of a text at most, where what lies beside the model says so.
     """
 
     columns: dict[str, tuple[str, ...]] = {}
+    optional: tuple[str, ...] = ()
     best = "loss"
     new_head = True
     tagged = False
+    is_calibrated = False
+    head = "FEATURE_EXTRACTION"
+    limit: int | None = None
 
     def __init__(self, task: str):
         self.task = task
@@ -55,7 +74,9 @@ class Recipe:
         extra = [name for name, value in given.items() if value is not None and name not in self.columns]
         if extra:
             raise InputError(f"{self.task} has no column for {extra[0]}=; leave it out.")
-        return {name: find_column(rows, name, usual, given.get(name)) for name, usual in self.columns.items()}
+        lower = {name.lower() for name in rows[0] if isinstance(name, str)}
+        there = [n for n in self.columns if n not in self.optional or given.get(n) or lower & {*self.columns[n]}]
+        return {name: find_column(rows, name, self.columns[name], given.get(name)) for name in there}
 
     def examples(self, rows: Sequence[Row], named: Mapping[str, str]) -> list[Example]:
         """Read the rows.
@@ -84,12 +105,23 @@ class Recipe:
         """
         raise NotImplementedError
 
+    def beside(self, base: Any) -> dict[str, Any]:
+        """Read what lies beside a model; return where in its folder its own files are."""
+        return {}
+
     def collator(self, tokenizer: Any) -> Any:
         """Return what makes batches."""
         return DataCollatorWithPadding(tokenizer)
 
-    def metric(self, labels: Sequence[str]) -> Metric | None:
-        """Return what is measured after each epoch beside the loss."""
+    def trainer(self, model: Any, *arguments: Any, **options: Any) -> Trainer:
+        """Return what trains the model."""
+        return Trainer(model, *arguments, **options)
+
+    def save(self, folder: Path) -> None:
+        """Write what belongs beside the trained model."""
+
+    def metric(self, labels: Sequence[str]) -> Any:
+        """Return what is measured after each epoch beside the loss; None for nothing."""
         return None
 
     def score(self, pipe: Any, examples: Sequence[Example], metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -105,6 +137,8 @@ class TextClassification(Recipe):
         "target": ("label", "labels", "category", "class", "target", "intent", "sentiment"),
     }
     best = "f1"
+    is_calibrated = True
+    head = "SEQ_CLS"
 
     def examples(self, rows: Sequence[Row], named: Mapping[str, str]) -> list[Example]:
         """Read texts and classes."""
@@ -141,6 +175,7 @@ class TokenClassification(Recipe):
     columns = {"text": ("tokens", "words"), "target": ("tags", "ner_tags", "labels", "pos_tags")}
     best = "overall_f1"
     tagged = True
+    head = "TOKEN_CLS"
 
     def examples(self, rows: Sequence[Row], named: Mapping[str, str]) -> list[Example]:
         """Read words and tags, as many of both."""
@@ -197,6 +232,7 @@ class TextGeneration(Recipe):
 
     columns = {"text": ("messages", "conversation", "conversations", "text", "content")}
     new_head = False
+    head = "CAUSAL_LM"
 
     def examples(self, rows: Sequence[Row], named: Mapping[str, str]) -> list[Example]:
         """Read texts or conversations; lists of messages are conversations."""
@@ -240,6 +276,7 @@ class Seq2Seq(Recipe):
     """A source and its target."""
 
     new_head = False
+    head = "SEQ_2_SEQ_LM"
 
     def named(self, rows: Sequence[Row], given: Mapping[str, str | None]) -> dict[str, str]:
         """Find the columns; those of a translation may be called as its languages."""
@@ -292,6 +329,8 @@ class Seq2Seq(Recipe):
 class QuestionAnswering(Recipe):
     """A question, a context, and where in it the answer is."""
 
+    head = "QUESTION_ANS"
+
     def named(self, rows: Sequence[Row], given: Mapping[str, str | None]) -> dict[str, str]:
         """Find the answers; other names are always SQuAD's."""
         super().named(rows, given)
@@ -341,6 +380,116 @@ class QuestionAnswering(Recipe):
         return metric.compute()
 
 
+class Embedding(Recipe):
+    """Texts that belong together: pairs, pairs with a text that does not, or pairs with a score."""
+
+    columns = {
+        "text": ("anchor", "query", "question", "sentence1", "text1", "sentence_a", "text"),
+        "target": ("positive", "answer", "passage", "document", "sentence2", "text2", "sentence_b", "target"),
+        "negative": ("negative", "hard_negative"),
+        "score": ("score", "similarity", "similarity_score", "label"),
+    }
+    optional = ("negative", "score")
+    new_head = False
+
+    def __init__(self, task: str):
+        super().__init__(task)
+        self.sentence: SentenceFolder | None = None
+        self.is_scored, self.is_binary = False, True
+        self.read: set[str] = set()
+
+    def named(self, rows: Sequence[Row], given: Mapping[str, str | None]) -> dict[str, str]:
+        """Find the columns; a third text and a score exclude each other."""
+        named = super().named(rows, given)
+        if {*self.optional} <= named.keys():
+            raise InputError(
+                f"The data has a third text, {named['negative']!r}, and a score, {named['score']!r}; leave out one."
+            )
+        if twice := [name for name, count in Counter(named.values()).items() if count > 1]:
+            raise InputError(f"{twice[0]!r} is named twice; expected one column for each of {', '.join(named)}.")
+        if "score" not in named:
+            self.check_unused(rows, {*rows[0]} - {*named.values()})
+        if self.read and self.read != named.keys():
+            raise InputError(f"validation has {', '.join(named)}, and the data has not the same; give both alike.")
+        self.read = {*named}
+        return named
+
+    @staticmethod
+    def check_unused(rows: Sequence[Row], names: set[str]) -> None:
+        """Refuse what may be scores under another name: without them all pairs would count as alike."""
+        for name in sorted(names):
+            if (found := next((row[name] for row in rows if _is_part(row.get(name))), None)) is not None:
+                raise InputError(
+                    f"Column {name!r} has {found!r}, which may be a score, and is not used; name it with score=, or "
+                    "remove it: without a score, all pairs count as alike."
+                )
+
+    def examples(self, rows: Sequence[Row], named: Mapping[str, str]) -> list[Example]:
+        """Read two or three texts a row, or two and a score."""
+        names = [name for name in ("text", "target", "negative") if name in named]
+        texts = [*zip(*(texts_of(rows, named[name]) for name in names), strict=True)]
+        wrong = [i for i, (*right, last) in enumerate(texts, 1) if "negative" in named and last in right]
+        if wrong:
+            raise InputError(f"Column {named['negative']!r} repeats another text of its row in row {wrong[0]}.")
+        examples: list[Example] = [{"texts": row, "anchor": row[0]} for row in texts]
+        if "score" not in named:
+            return examples
+        scores = scores_of(rows, named["score"])
+        if len({*scores}) == 1:
+            raise InputError(
+                f"All {len(rows)} rows have {scores[0]:g} in {named['score']!r}; expected texts of different likeness, "
+                "or a table without scores, whose pairs all belong together."
+            )
+        return [example | {"score": score} for example, score in zip(examples, scores, strict=True)]
+
+    def beside(self, base: Any) -> dict[str, Any]:
+        """Read the modules of a folder of the sentence-transformers library."""
+        self.sentence, own = read_sentence_folder(base, HubOptions())
+        if self.sentence and self.sentence.pooling.kind != "Pooling":
+            raise ConfigError(f"{base} gives sparse vectors, which are not trained here; give another model.")
+        self.limit = self.sentence.reading.get("max_seq_length") if self.sentence else None
+        return {"subfolder": own.subfolder} if own.subfolder else {}
+
+    def encode(self, tokenizer: Any, examples: Sequence[Example], limit: int, config: Any) -> Encoded:
+        """Tokenize the texts of each row as the pipeline does; long ones are cut."""
+        self.sentence = self.sentence or new_sentence_folder(config.hidden_size, limit)
+        reading, about = self.sentence.reading, self.sentence.settings
+        prompt = (about.get("prompts") or {}).get(about.get("default_prompt_name") or "", "")
+        flat = [prompt + text for example in examples for text in example["texts"]]
+        flat = [text.lower() for text in flat] if reading.get("do_lower_case") else flat
+        lengths, count = [len(ids) for ids in tokenizer(flat)["input_ids"]], len(examples[0]["texts"])
+        rows = _rows(tokenizer(flat, truncation=True, max_length=limit))
+        groups = [range(i, i + count) for i in range(0, len(rows), count)]
+        joined = [{name: [rows[i][name] for i in group] for name in rows[0]} for group in groups]
+        self.is_scored = "score" in examples[0]
+        self.is_binary &= all(example.get("score") in (0, 1) for example in examples)
+        numbers: dict[str, int] = {}
+        for row, example, group in zip(joined, examples, groups, strict=True):
+            texts = [numbers.setdefault(text, len(numbers)) for text in example["texts"]]
+            row |= {"label": example.get("score", texts), "length": max(len(rows[i]["input_ids"]) for i in group)}
+        return Encoded(joined, [max(lengths[i] for i in group) for group in groups])
+
+    def collator(self, tokenizer: Any) -> Any:
+        """Return what pads all texts of a batch to one length."""
+        return DataCollatorForMultipleChoice(tokenizer)
+
+    def trainer(self, model: Any, *arguments: Any, **options: Any) -> Trainer:
+        """Return what trains the model; pairs without a score learn from the other rows of their batch."""
+        if not self.is_scored and arguments[0].per_device_train_batch_size == 1:
+            raise InputError("per_device_train_batch_size is 1; each row is compared with the others of its batch.")
+        own = {"sentence": self.sentence, "is_binary": self.is_binary}
+        return ContrastiveTrainer(model, *arguments, **own, **options)
+
+    def save(self, folder: Path) -> None:
+        """Write the modules, so that pipelines and the sentence-transformers library read them."""
+        if self.sentence is not None:
+            self.sentence.save(folder)
+
+    def metric(self, labels: Sequence[str]) -> Any:
+        """Return how well the nearest text is found, or how well likeness is ordered."""
+        return rank_correlation if self.is_scored else retrieval
+
+
 RECIPES: dict[str, type[Recipe]] = {
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
@@ -348,6 +497,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "summarization": Seq2Seq,
     "translation": Seq2Seq,
     "question-answering": QuestionAnswering,
+    "embedding": Embedding,
 }
 
 
@@ -355,6 +505,14 @@ def _rows(encoded: Mapping[str, Any], *more: str) -> list[Example]:
     """Turn what a tokenizer returns into rows of what a model reads."""
     names = [name for name in ("input_ids", "token_type_ids", "attention_mask", *more) if name in encoded]
     return [dict(zip(names, values, strict=True)) for values in zip(*(encoded[name] for name in names), strict=True)]
+
+
+def _is_part(value: Any) -> bool:
+    """Tell whether a value is a number between 0 and 1."""
+    try:
+        return 0 < float(value) < 1
+    except (TypeError, ValueError):
+        return False
 
 
 def _languages(task: str) -> tuple[str | None, str | None]:

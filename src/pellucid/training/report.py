@@ -1,4 +1,4 @@
-"""The report of a training: a model card (README.md), a page (report.html), and the curve of losses as a picture."""
+"""The report of a training: a model card (README.md), a page (report.html), and its drawings as pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,13 @@ from typing import Any
 
 from .. import __version__
 from ..folder import rewrite
+from .calibration import Bin, Calibration
 
 WIDTH, HEIGHT, MARGIN = 640, 260, 45  # of the curve, in pixels
 COLOURS = {"loss": "#1f77b4", "eval_loss": "#d62728"}
 CURVES = {"loss": "training loss", "eval_loss": "held-out loss"}
 MANY, FEW = 4, 10  # times larger than the smallest class; examples of a class
+SQUARE = 260  # of the reliability diagram and the confusions, in pixels, its margin included
 SHOWN = 30  # classes whose confusions are a table
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
@@ -39,6 +41,7 @@ class Report:
         history: what was logged, by step.
         metrics: of the held-out part.
         confusion: a row a true class, in it how often each class was said.
+        calibration: how far probabilities can be believed; None where that was not measured.
     """
 
     task: str
@@ -52,18 +55,14 @@ class Report:
     history: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Any]
     confusion: Sequence[Sequence[int]] = ()
+    calibration: Calibration | None = None
 
     def warnings(self) -> list[str]:
         """Return what the user may want to change."""
         found = []
         if self.classes and self.task == "text-classification":
             counts = {name: sum(parts.values()) for name, parts in self.classes.items()}
-            least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-            if counts[most] >= MANY * counts[least]:
-                found.append(
-                    f"Classes are out of balance: {most!r} has {counts[most]} examples, {least!r} {counts[least]}. "
-                    "Look at F1 rather than accuracy; more examples of small classes, or class_weights, may help."
-                )
+            found += [fault] if (fault := imbalance(counts)) else []
             if few := [name for name, count in counts.items() if count < FEW]:
                 found.append(f"Fewer than {FEW} examples each: {', '.join(few[:8])}{', ...' if len(few) > 8 else ''}.")
         if long := sum(length > self.limit for length in self.lengths):
@@ -97,13 +96,28 @@ class Report:
         return {name: points for name, points in curves.items() if points}
 
 
+def imbalance(counts: Mapping[str, int]) -> str:
+    """Say what is wrong with the numbers of examples of classes; nothing if they are alike enough."""
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[most] < MANY * counts[least]:
+        return ""
+    return (
+        f"Classes are out of balance: {most!r} has {counts[most]} examples, {least!r} {counts[least]}. "
+        "Look at F1 rather than accuracy; more examples of small classes, or class_weights, may help."
+    )
+
+
 def write_report(report: Report, folder: Path) -> None:
-    """Write README.md and report.html into a folder, and loss.png if pillow is installed."""
+    """Write README.md and report.html into a folder, and the drawings as PNG files if pillow is installed."""
     with rewrite(folder) as staging:
         (staging / "README.md").write_text(model_card(report), encoding="utf-8")
         (staging / "report.html").write_text(html_page(report), encoding="utf-8")
         with suppress(ImportError):
             draw_curve(report, staging / "loss.png")
+            if report.calibration:
+                draw_reliability(report.calibration, staging / "reliability.png")
+            if report.confusion and len(report.classes) <= SHOWN:
+                draw_confusions(report, staging / "confusions.png")
 
 
 # --- README.md --------------------------------------------------------------------------------------------------------
@@ -124,6 +138,8 @@ def model_card(report: Report) -> str:
         _markdown(("tokens an example", ""), report.statistics().items()),
         *(f"> {_cell(warning)}\n" for warning in report.warnings()),
     ]
+    if report.calibration:
+        parts.insert(5, f"{report.calibration.describe()}\n")
     if report.classes:
         parts += ["## Classes\n", _markdown(_class_head(report), report.per_class())]
     parts += ["## Settings\n", _markdown(("setting", "value"), report.settings.items())]
@@ -163,6 +179,9 @@ def html_page(report: Report) -> str:
         _table(("part", "examples"), report.sizes.items()),
         _table(("tokens an example", ""), report.statistics().items()),
     ]
+    if report.calibration:
+        parts += ["<h2>Probabilities</h2>", f"<p>{escape(report.calibration.describe())}</p>"]
+        parts += [svg_reliability(report.calibration)]
     if report.classes:
         parts += ["<h2>Classes</h2>", _table(_class_head(report), report.per_class())]
     if report.confusion and len(report.classes) <= SHOWN:
@@ -190,7 +209,7 @@ def _confusions(report: Report) -> str:
     return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table>"
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
+# --- drawings ---------------------------------------------------------------------------------------------------------
 
 
 def svg_curve(report: Report) -> str:
@@ -238,3 +257,83 @@ def _scaled(report: Report) -> tuple[dict[str, list[tuple[float, float]]], float
         name: [(MARGIN + wide * step / steps, 10 + high * (1 - loss / highest)) for step, loss in points]
         for name, points in curves.items()
     }, highest
+
+
+def _drawn(calibration: Calibration) -> dict[str, list[Bin]]:
+    """Return what a reliability diagram shows, by its colour."""
+    before, after = COLOURS["eval_loss"], COLOURS["loss"]
+    return {before: calibration.before} | ({after: calibration.after} if calibration.temperature != 1 else {})
+
+
+def _place(x: float, y: float) -> tuple[float, float]:
+    """Return a probability and a share in pixels of the square."""
+    size = SQUARE - MARGIN - 10
+    return MARGIN + size * x, 10 + size * (1 - y)
+
+
+def svg_reliability(calibration: Calibration) -> str:
+    """Return the share of right answers by their probability as an SVG; on the diagonal both are the same."""
+    (left, bottom), (right, top) = _place(0, 0), _place(1, 1)
+    shapes = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * SQUARE}" height="{SQUARE}" font-size="12">',
+        f'<path d="M{left},{top}V{bottom}H{right}M{left},{bottom}L{right},{top}" fill="none" stroke="#888"/>',
+        f'<text x="{left}" y="{SQUARE - 12}">probability</text><text x="4" y="20">right</text>',
+    ]
+    for i, (colour, bins) in enumerate(_drawn(calibration).items()):
+        points = [_place(b.confidence, b.accuracy) for b in bins]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dots = "".join(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{b.answers} answers</title></circle>'
+            for (x, y), b in zip(points, bins, strict=True)
+        )
+        label = f'<text x="{SQUARE}" y="{20 + 16 * i}" fill="{colour}">{("before", "with the temperature")[i]}</text>'
+        shapes.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>{dots}{label}')
+    return "".join(shapes) + "</svg>"
+
+
+def draw_reliability(calibration: Calibration, path: Path) -> None:
+    """Draw the share of right answers by their probability as a PNG.
+
+    Raises:
+        ImportError: if pillow is not installed.
+    """
+    from PIL import Image, ImageDraw  # type: ignore[import-not-found]
+
+    image = Image.new("RGB", (2 * SQUARE, SQUARE), "white")
+    pen = ImageDraw.Draw(image)
+    pen.line([_place(0, 1), _place(0, 0), _place(1, 0)], fill="#888888")
+    pen.line([_place(0, 0), _place(1, 1)], fill="#888888")
+    pen.text((MARGIN, SQUARE - 24), "probability", fill="black")
+    pen.text((4, 10), "right", fill="black")
+    for i, (colour, bins) in enumerate(_drawn(calibration).items()):
+        points = [_place(b.confidence, b.accuracy) for b in bins]
+        pen.line(points, fill=colour, width=2)
+        for x, y in points:
+            pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+        pen.text((SQUARE, 10 + 16 * i), ("before", "with the temperature")[i], fill=colour)
+    image.save(path)
+
+
+def draw_confusions(report: Report, path: Path) -> None:
+    """Draw how often each class was said for each as a PNG; a row a true class.
+
+    Raises:
+        ImportError: if pillow is not installed.
+    """
+    from PIL import Image, ImageDraw, ImageFont  # type: ignore[import-not-found]
+
+    names, font = list(report.classes)[: len(report.confusion)], ImageFont.load_default()
+    left = 20 + int(max(font.getlength(name) for name in names))
+    cell = max(36, *(int(font.getlength(name)) + 8 for name in names))
+    image = Image.new("RGB", (left + cell * len(names) + 10, 60 + 28 * len(names)), "white")
+    pen = ImageDraw.Draw(image)
+    pen.text((left, 6), "said", fill="#888888")
+    for i, (name, row) in enumerate(zip(names, report.confusion, strict=True)):
+        top, total = 48 + 28 * i, sum(row) or 1
+        pen.text((10, top + 8), name, fill="black")
+        pen.text((left + cell * i + 4, 26), name, fill="black")
+        for k, count in enumerate(row):
+            shade = tuple(round(255 + (part - 255) * count / total) for part in (31, 119, 180))
+            pen.rectangle([left + cell * k, top, left + cell * (k + 1), top + 28], fill=shade, outline="#cccccc")
+            pen.text((left + cell * k + 4, top + 8), str(count), fill="white" if count > total / 2 else "black")
+    image.save(path)

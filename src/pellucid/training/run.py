@@ -4,25 +4,32 @@ import logging
 import os
 import random
 import shutil
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from ..errors import InputError, did_you_mean
+from ..lora import LoraConfig
 from ..model import Model
 from ..pipelines import TASKS, find_task, pipeline
 from .arguments import TrainingArguments
+from .calibration import Calibration, calibrate, divide_logits, last_layer
 from .callbacks import EarlyStoppingCallback, PrinterCallback
-from .checkpoint import OWN, own_checkpoints
+from .checkpoint import OWN, note_own, own_checkpoints
 from .metrics import ConfusionMatrix, Metrics
 from .recipes import RECIPES, Encoded, Example, Recipe
-from .report import Report, write_report
+from .report import Report, imbalance, write_report
 from .seeds import set_seed
 from .tables import Row, read_table
 from .trainer import Trainer
 
+ADAPTER = "adapter"  # the folder of what LoRA learned, inside the result's
+LORA_RATE = 2e-4  # the learning rate of LoRA, unless one is given
 USUAL_LIMIT = 512  # tokens of a row, where the model reads more
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16,
@@ -62,13 +69,21 @@ def train(
     output_dir: "str | os.PathLike" = "trained",
     max_length: int | None = None,
     patience: int = 2,
+    negative: str | None = None,
+    score: str | None = None,
+    lora: int | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> Trained:
     """Train a model for a task on a table, keep the best epoch, and write it with a report into a folder.
 
     Columns: text-classification has a text and a label; token-classification lists `tokens` and `tags` (or is a CoNLL
     file); text-generation has `text`, or `messages`, of which what the assistant says is learned; summarization and
-    translation have a text and a target; question-answering has `question`, `context` and `answers`, as in SQuAD.
+    translation have a text and a target; question-answering has `question`, `context` and `answers`, as in SQuAD;
+    embedding has an `anchor` and a `positive` that belong together, and perhaps a `negative` that does not belong to
+    them, or a `score` from 0 to 1 that says how much they do.
+
+    The probabilities of text-classification are calibrated on the held-out part if that has 100 texts or more.
 
     Args:
         task: its name, such as `"text-classification"` or `"translation_en_to_fr"`.
@@ -81,6 +96,12 @@ def train(
         output_dir: the folder to write; checkpoints lie beside it until training has ended.
         max_length: tokens of a row at most; by default what the model reads, up to 512.
         patience: after how many epochs that are no better training stops.
+        negative: the column of texts that do not belong to the others; by default found by its usual names.
+        score: the column of scores; by default found by its usual names.
+        lora: the rank of a change of low rank in all linear maps, which learns instead of the weights (a new head
+            learns whole); `output_dir` has the merged model, and in `adapter` the change, in PEFT's files. Its usual
+            `learning_rate` is 2e-4.
+        resume: whether to go on from the last checkpoint of a training that was stopped, given all else as then.
         settings: those of `TrainingArguments`, such as `num_train_epochs`, `learning_rate` and `seed`.
 
     Raises:
@@ -95,16 +116,24 @@ def train(
         raise InputError(f"{name} can not be trained from a table{did_you_mean(name, RECIPES)}. {_trainable()}")
     recipe = RECIPES[name](task if name == "translation" else name)
     folder = _output(output_dir, model)
-    args = _arguments(folder, recipe, settings)
-    parts = _parts(recipe, data, validation, {"text": text, "target": target}, validation_share, args.seed)
+    args = _arguments(folder, recipe, settings, lora=lora, resume=resume)
+    given = {"text": text, "target": target, "negative": negative, "score": score}
+    parts = _parts(recipe, data, validation, given, validation_share, args.seed)
     labels = recipe.labels([example for examples in parts.values() for example in examples])
     base = model or str(kind.checkpoint)
-    tokenizer, config = _tokenizer(base, labels)
-    limit = _limit(max_length, config, tokenizer)
+    inside = recipe.beside(base)
+    tokenizer, config = _tokenizer(base, labels, inside)
+    limit = _limit(max_length, config, tokenizer, recipe.limit)
     encoded = {part: recipe.encode(tokenizer, examples, limit, config) for part, examples in parts.items()}
     _check_rows(encoded, limit)
-    trainer = Trainer(
-        _model(kind.auto, base, labels, recipe, tokenizer, args.seed),
+    counts = {part: recipe.balance(examples) for part, examples in parts.items()}
+    if recipe.is_calibrated and (fault := imbalance(sum(counts.values(), Counter()))):
+        warnings.warn(fault, stacklevel=2)
+    network = _model(kind.auto, base, labels, recipe, tokenizer, args.seed, inside)
+    if lora is not None:
+        _add_lora(network, recipe, lora, base)
+    trainer = recipe.trainer(
+        network,
         args,
         recipe.collator(tokenizer),
         encoded["training"].rows,
@@ -115,13 +144,12 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # a program prints what it returns
     trainer.train()
-    trainer.save_model(folder)
-    metrics, confusion = _measured(trainer, recipe, bool(labels))
+    metrics, confusion, calibration = _calibrated(trainer) if recipe.is_calibrated else _measured(trainer, bool(labels))
+    _save(trainer, recipe, folder)
     if not trainer.is_world_process_zero():
         return Trained(folder, metrics)
     _remove_checkpoints(args.output_dir)
     metrics |= recipe.score(pipeline(recipe.task, folder), parts["held out"], metrics)
-    counts = {part: recipe.balance(examples) for part, examples in parts.items()}
     report = Report(
         task=recipe.task,
         base=os.fspath(base) if not os.path.isdir(base) else Path(base).name,
@@ -130,10 +158,11 @@ def train(
         lengths=[length for part in encoded.values() for length in part.lengths],
         limit=limit,
         classes={label: {part: count[label] for part, count in counts.items()} for label in labels},
-        settings={setting: getattr(args, setting) for setting in REPORTED} | {"max_length": limit},
+        settings={setting: getattr(args, setting) for setting in REPORTED} | {"max_length": limit, "lora": lora},
         history=trainer.state.log_history,
         metrics=metrics,
         confusion=confusion,
+        calibration=calibration,
     )
     write_report(report, folder)
     return Trained(folder, metrics)
@@ -164,7 +193,7 @@ def _parts(
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Hold out a part of examples: of each class alike, and all questions about a text or none.
+    """Hold out a part of examples: of each class alike, and all that share a context or an anchor, or none of them.
 
     Args:
         examples: at least two.
@@ -178,7 +207,7 @@ def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Ex
         raise InputError(f"validation_share is {share!r}; expected a number between 0 and 1.")
     classes: defaultdict[Any, defaultdict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, example in enumerate(examples):
-        classes[example.get("label")][example.get("context", i)].append(i)
+        classes[example.get("label")][example.get("context", example.get("anchor", i))].append(i)
     draw, held = random.Random(seed), set()
     once = [label for label, groups in classes.items() if len(groups) < 2]
     if once == [None]:
@@ -224,24 +253,39 @@ def _output(output_dir: Any, model: Any) -> Path:
     return folder
 
 
-def _arguments(folder: Path, recipe: Recipe, settings: Mapping[str, Any]) -> TrainingArguments:
-    values: dict[str, Any] = {**DEFAULTS, "metric_for_best_model": recipe.best, **settings}
-    return TrainingArguments(f"{folder}-checkpoints", **values)
+def _arguments(
+    folder: Path, recipe: Recipe, settings: Mapping[str, Any], *, lora: int | None, resume: bool
+) -> TrainingArguments:
+    values: dict[str, Any] = {**DEFAULTS, "metric_for_best_model": recipe.best}
+    values |= {"learning_rate": LORA_RATE} if lora is not None else {}
+    place = f"{folder}-checkpoints"
+    if resume and not own_checkpoints(place):
+        raise InputError(f"There is no checkpoint in {place} to go on from; leave out resume to begin anew.")
+    if resume:
+        note_own(Path(place), own_checkpoints(place))  # which a kill may have prevented
+    args = TrainingArguments(place, **{**values, **settings, **({"resume_from_checkpoint": True} if resume else {})})
+    if lora is not None:
+        LoraConfig(r=lora)  # which checks the rank
+        if args.parallel != "ddp" or args.tensor_parallel_size > 1:
+            raise InputError("lora is for whole models on each process; leave out parallel and tensor_parallel_size.")
+    return args
 
 
-def _tokenizer(base: Any, labels: list[str]) -> tuple[Any, Any]:
+def _tokenizer(base: Any, labels: list[str], inside: Mapping[str, Any]) -> tuple[Any, Any]:
     """Load the tokenizer, which must be able to pad, and the config with the labels."""
     from ..auto import AutoConfig
     from ..tokenizer import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, **inside)
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
-        tokenizer = AutoTokenizer.from_pretrained(base, pad_token=tokenizer.eos_token)
+        tokenizer = AutoTokenizer.from_pretrained(base, pad_token=tokenizer.eos_token, **inside)
     named = {"id2label": dict(enumerate(labels))} if labels else {}
-    return tokenizer, AutoConfig.from_pretrained(base, **named)
+    return tokenizer, AutoConfig.from_pretrained(base, **named, **inside)
 
 
-def _model(auto_class: str, base: Any, labels: list[str], recipe: Recipe, tokenizer: Any, seed: int) -> Any:
+def _model(
+    auto_class: str, base: Any, labels: list[str], recipe: Recipe, tokenizer: Any, seed: int, inside: Mapping[str, Any]
+) -> Any:
     """Load the model; a new head is drawn from the seed, and nobody need be told to train it."""
     from .. import auto, loading
 
@@ -250,7 +294,7 @@ def _model(auto_class: str, base: Any, labels: list[str], recipe: Recipe, tokeni
     options |= {"ignore_mismatched_sizes": True} if recipe.new_head else {}
     loading.log.addFilter(_is_no_news)
     try:
-        model = getattr(auto, auto_class).from_pretrained(base, dtype="float32", **options)
+        model = getattr(auto, auto_class).from_pretrained(base, dtype="float32", **options, **inside)
     finally:
         loading.log.removeFilter(_is_no_news)
     if labels and [*auto.AutoConfig.from_pretrained(base).id2label.values()] != labels:
@@ -260,20 +304,40 @@ def _model(auto_class: str, base: Any, labels: list[str], recipe: Recipe, tokeni
     return model
 
 
+def _add_lora(model: Model, recipe: Recipe, rank: int, base: Any) -> None:
+    """Put LoRA beside all linear maps of the backbone; a head that may be new learns whole."""
+    heads = [name for name, part in _head(model) if any(True for _ in part.parameters())] if recipe.new_head else None
+    model.add_adapter(
+        LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules="all-linear",
+            modules_to_save=heads,
+            task_type=recipe.head,
+            base_model_name_or_path=os.fspath(base),
+        )
+    )
+
+
+def _head(model: Model) -> list[tuple[str, Any]]:
+    """Return the parts of a model that are not its backbone."""
+    return [(n, part) for n, part in model.named_children() if n != model.prefix and model.base_model is not model]
+
+
 def _draw_head(model: Model) -> None:
     """Draw the head anew: what it has learned are other labels, though there may be as many."""
-    for name, part in model.named_children():
-        if name != model.prefix and model.base_model is not model:
-            for module in part.modules():
-                model.init_module(module)
+    for _, part in _head(model):
+        for module in part.modules():
+            model.init_module(module)
 
 
 def _is_no_news(record: logging.LogRecord) -> bool:
     return "new and untrained" not in record.getMessage()
 
 
-def _limit(max_length: int | None, config: Any, tokenizer: Any) -> int:
-    reads = min((n for n in (config.max_tokens, tokenizer.model_max_length) if n is not None), default=None)
+def _limit(max_length: int | None, config: Any, tokenizer: Any, told: int | None) -> int:
+    limits = (config.max_tokens, tokenizer.model_max_length, told)
+    reads = min((n for n in limits if n is not None), default=None)
     if max_length is None:
         return min(USUAL_LIMIT, reads or USUAL_LIMIT)
     if type(max_length) is not int or max_length < 4 or (reads is not None and max_length > reads):
@@ -286,21 +350,61 @@ def _remove_checkpoints(place: str) -> None:
     for path in own_checkpoints(place):
         shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
-        (Path(place) / OWN).unlink(missing_ok=True)
+        for note in (Path(place) / OWN, *Path(place).glob(f".{OWN}.*")):  # and what a killed writer left
+            note.unlink(missing_ok=True)
         os.rmdir(place)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _measured(trainer: Trainer, recipe: Recipe, has_classes: bool) -> tuple[dict[str, Any], list[list[int]]]:
+def _measured(trainer: Trainer, has_classes: bool) -> tuple[dict[str, Any], list[list[int]], Calibration | None]:
     """Measure the held-out part, and count which class was taken for which."""
     if has_classes:
         trainer.compute_metrics = Metrics(trainer.compute_metrics, ConfusionMatrix())
-    found: dict[str, Any] = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-    confusion = found.pop("confusion_matrix", [])
+    found: dict[str, Any] = trainer.evaluate()
+    return _numbers(found), found.get("eval_confusion_matrix", []), None
+
+
+def _calibrated(trainer: Trainer) -> tuple[dict[str, Any], list[list[int]], Calibration | None]:
+    """Measure the held-out part; and divide the last layer by the temperature that fits the probabilities to it."""
+    trainer.preprocess_logits_for_metrics = lambda parts, labels: parts[0] if isinstance(parts, tuple) else parts
+    found = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    logits, labels = torch.from_numpy(found.predictions), torch.from_numpy(found.label_ids)
+    calibration, layer = calibrate(logits, labels), last_layer(trainer.model)
+    temperature = calibration.temperature
+    if temperature != 1 and layer is not None:
+        divide_logits(layer, temperature)
+        again = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+        if torch.allclose(torch.from_numpy(again.predictions), logits / temperature, rtol=1e-3, atol=1e-3):
+            found, calibration = again, calibration._replace(is_applied=True)
+        else:  # the layer is not what gives the logits
+            divide_logits(layer, 1 / temperature)
+    confusion = ConfusionMatrix()
+    confusion.update(logits, labels)
+    return _numbers(found.metrics) | calibration.metrics(), confusion.compute()["confusion_matrix"], calibration
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics that are numbers, less those that say how long it took."""
     clocks = ("runtime", "samples_per_second", "steps_per_second", "epoch")
-    return {name: v for name, v in found.items() if isinstance(v, int | float) and name not in clocks}, confusion
+    short = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    return {name: v for name, v in short.items() if isinstance(v, int | float) and name not in clocks}
+
+
+def _save(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
+    """Write the model, an adapter merged into it and beside it; all processes must call this."""
+    model = trainer.model
+    adapted = bool(model.switch.configs)
+    if adapted:
+        model.merge_adapter()
+    trainer.save_model(folder)
+    if adapted:
+        model.unmerge_adapter()
+    if trainer.is_world_process_zero():
+        recipe.save(folder)
+        if adapted:
+            model.save_adapter(folder / ADAPTER)
 
 
 def _trainable() -> str:

@@ -1,12 +1,13 @@
 """Learning-rate schedules: by which factor the optimizer's learning rate is multiplied at each step.
 
-A schedule is a plain function from the step to the factor; `torch.optim.lr_scheduler.LambdaLR` applies it.
+A schedule is a plain function from the step to the factor; `torch.optim.lr_scheduler.LambdaLR` applies it. Two follow
+a metric instead of the step, and `Trainer` tells them of each evaluation.
 """
 
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, SupportsFloat
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
@@ -41,7 +42,7 @@ def get_scheduler(
     name = str(getattr(name, "value", name))  # of the original's enumeration
     if name not in SCHEDULES:
         raise InputError(
-            f"There is no schedule {name!r}{did_you_mean(name, SCHEDULES)}. Known: {', '.join(SCHEDULES)}."
+            f"There is no schedule {name!r}{did_you_mean(name, SCHEDULES) or '.'} Known: {', '.join(SCHEDULES)}."
         )
     make, further = SCHEDULES[name], dict(scheduler_specific_kwargs or {})
     known = inspect.signature(make).parameters
@@ -261,6 +262,111 @@ def get_reduce_on_plateau_schedule(optimizer: Optimizer, **options: Any) -> Redu
     return ReduceLROnPlateau(optimizer, **options)
 
 
+class GreedyLR(ReduceLROnPlateau):
+    """Raise the learning rate while a metric improves, and lower it while it does not.
+
+    Its `step` takes the metric. Improvements in a row, more than `patience`, divide the rate by `factor`; as many
+    evaluations without one multiply it. From Subramanian et al., 2025, https://arxiv.org/abs/2512.14527. The bounds
+    are learning rates: the default `min_lr` is far above what fine-tuning uses, and a rate below it is never lowered.
+
+    Args:
+        optimizer: whose learning rates are changed.
+        mode: "min" if less of the metric is better, "max" if more.
+        factor: between 0 and 1.
+        patience: how many evaluations of one kind in a row change nothing yet.
+        threshold: what an improvement has to exceed.
+        threshold_mode: "abs", or "rel" for a share of the best.
+        cooldown: how many evaluations are ignored after the rate was lowered.
+        warmup: how many are ignored after it was raised.
+        min_lr: what it is not lowered below, of all groups or of each.
+        max_lr: what it is not raised above, of all groups or of each.
+        eps: the rate stays if it would change by no more.
+        smooth: whether the mean of the last metrics is taken for the metric.
+        window_size: of how many.
+        reset_start: how often it may be asked to go below `min_lr`, until everything begins anew.
+
+    Raises:
+        InputError: if a bound, `factor` or `window_size` is impossible.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.95,
+        patience: int = 10,
+        threshold: float = 1e-6,
+        threshold_mode: Literal["rel", "abs"] = "abs",
+        cooldown: int = 0,
+        warmup: int = 0,
+        min_lr: list[float] | float = 1e-3,
+        max_lr: list[float] | float = 1.0,
+        eps: float = 1e-8,
+        smooth: bool = False,
+        window_size: int = 50,
+        reset_start: int = 500,
+    ):
+        groups = len(optimizer.param_groups)
+        for name, bound in (("min_lr", min_lr), ("max_lr", max_lr)):
+            if isinstance(bound, list | tuple) and len(bound) != groups:
+                raise InputError(f"{name} has {len(bound)} values; expected one, or one for each of {groups} groups.")
+        if not 0 < factor < 1:
+            raise InputError(f"factor is {factor}; expected a number between 0 and 1.")
+        if smooth and window_size < 1:
+            raise InputError(f"window_size is {window_size}; expected at least 1.")
+        super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
+        self.warmup, self.smooth, self.window_size, self.reset_start = warmup, smooth, window_size, reset_start
+        self.max_lrs = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr] * groups
+        self.first_lrs = list(self._last_lr)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reset()  # the best metric, what is ignored, and what is bad
+        self.num_good_epochs, self.resets_in = 0, self.reset_start
+        self.window: list[float] = []
+
+    def step(self, metrics: SupportsFloat, epoch: None = None) -> None:  # type: ignore[override]
+        """Take the metric of one evaluation."""
+        self.last_epoch += 1
+        metric = float(metrics)
+        if self.smooth:
+            self.window = [*self.window, metric][-self.window_size :]
+            metric = sum(self.window) / len(self.window)
+        if self.in_cooldown:
+            self.cooldown_counter -= 1
+            return
+        if self._is_better(metric, self.best):
+            self.best, self.num_good_epochs, self.num_bad_epochs = metric, self.num_good_epochs + 1, 0
+        else:
+            self.num_good_epochs, self.num_bad_epochs = 0, self.num_bad_epochs + 1
+        if self.num_good_epochs > self.patience:
+            self._raise()
+        elif self.num_bad_epochs > self.patience:
+            self._lower()
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _raise(self) -> None:
+        for group, most in zip(self.optimizer.param_groups, self.max_lrs, strict=True):
+            rate = min(group["lr"] / self.factor, most)
+            if rate - group["lr"] > self.eps:
+                group["lr"] = rate
+        self.num_good_epochs, self.resets_in, self.cooldown_counter = 0, self.reset_start, self.warmup
+
+    def _lower(self) -> None:
+        groups = self.optimizer.param_groups
+        for group, least in zip(groups, self.min_lrs, strict=True):
+            rate = max(group["lr"] * self.factor, least)
+            if group["lr"] - rate > self.eps:
+                group["lr"] = rate
+        if all(group["lr"] <= least for group, least in zip(groups, self.min_lrs, strict=True)):
+            self.resets_in -= 1
+            if self.resets_in <= 0:
+                for group, rate in zip(groups, self.first_lrs, strict=True):
+                    group["lr"] = rate
+                self._begin()
+        self.num_bad_epochs, self.cooldown_counter = 0, self.cooldown
+
+
 SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
     "linear": get_linear_schedule_with_warmup,
     "cosine": get_cosine_schedule_with_warmup,
@@ -273,6 +379,7 @@ SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
     "cosine_with_min_lr": get_cosine_with_min_lr_schedule_with_warmup,
     "cosine_warmup_with_min_lr": get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
     "warmup_stable_decay": get_wsd_schedule,
+    "greedy": GreedyLR,
 }
 
 

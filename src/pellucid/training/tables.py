@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,26 @@ def classes_of(rows: Sequence[Row], column: str) -> list[str]:
     return same_kind([(i, row[column]) for i, row in enumerate(rows, 1)], column)
 
 
+def scores_of(rows: Sequence[Row], column: str) -> list[float]:
+    """Return a column of numbers from 0 to 1, which files may hold as texts.
+
+    Raises:
+        InputError: if one is no such number, with its row.
+    """
+    scores: list[float] = []
+    for i, row in enumerate(rows, 1):
+        value = row[column]
+        with suppress(ValueError):
+            value = float(value) if isinstance(value, str | int | float) else value
+        if not isinstance(value, float) or not 0 <= value <= 1:
+            raise InputError(
+                f"Column {column!r} is {row[column]!r:.60} in row {i}; expected numbers from 0 (unlike) to 1 (alike). "
+                "Divide other scales by their largest value."
+            )
+        scores.append(value)
+    return scores
+
+
 def same_kind(values: Iterable[tuple[int, Any]], column: str) -> list[str]:
     """Return values, each with its row, as texts, if they are of one kind."""
     values = list(values)
@@ -124,7 +145,9 @@ def in_order(names: Iterable[str]) -> list[str]:
 def _read_file(path: Path, tagged: bool) -> list[Row]:
     kind = path.suffix.lower()
     if kind not in KINDS:
-        raise InputError(f"{path} ends in {kind!r}; expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}.")
+        raise InputError(
+            f"{path} ends in {kind!r}; expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS) or '.'}"
+        )
     if not path.is_file():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"There is no file {path}{did_you_mean(path.name, beside) or '.'}")
@@ -193,7 +216,7 @@ def _parquet(path: Path) -> list[Row]:
     try:
         from pyarrow import parquet  # type: ignore[import-not-found]
     except ImportError:
-        raise MissingPackageError(f"{path.name} needs pyarrow: pip install pyarrow.") from None
+        raise MissingPackageError(f"{path.name} needs pyarrow: pip install 'pellucid[train]'.") from None
     try:
         return parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
