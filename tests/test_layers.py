@@ -15,7 +15,7 @@ FLOORS = [
         *("outputs", "layout", "attention", "cache", "experts", "recurrence", "rope"),
         *("weights", "loading", "recording", "model", "adapters", "lora"),
         *("foreign", "foreign_writing", "flax_attention", "flax_generation", "flax_layers", "flax_model"),
-        *("tf_attention", "tf_generation", "tf_layers", "tf_model"),
+        *("tf_attention", "tf_generation", "tf_layers", "tf_model", "tf_ragged"),
     },
     {"models", "models_flax", "models_tf"},
     {"auto", "tokenizer", "batching", "generation", "inference"},

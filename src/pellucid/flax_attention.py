@@ -72,13 +72,16 @@ class FlaxLayout:
         return jnp.take_along_axis(x, self.keep.argmax(-1)[:, None, None], axis=1)[:, 0]
 
     def last(self, x: Array, marked: Array | None = None) -> Array:
-        """Pick the last real token of each text, or the last of those marked, (B, T): (B, T, E) to (B, E)."""
-        if self.keep is not None:
-            marked = self.keep if marked is None else self.keep & marked
-        if marked is None:
+        """Pick the last real token of each text: (B, T, E) to (B, E).
+
+        Or the last of those `marked`, (B, T), true on the tokens that count; a text without any gives its first.
+        """
+        if marked is None and self.keep is None:
             return x[:, -1]
-        places = (marked * jnp.arange(1, x.shape[1] + 1)).argmax(-1)
-        return jnp.take_along_axis(x, places[:, None, None], axis=1)[:, 0]
+        places = jnp.arange(1, x.shape[1] + 1)
+        places = places if marked is None else marked * places
+        places = places if self.keep is None else jnp.where(self.keep, places, -1)
+        return jnp.take_along_axis(x, places.argmax(-1)[:, None, None], axis=1)[:, 0]
 
 
 class FlaxCache:

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from . import foreign, outputs
 from .config import Config
-from .errors import ArgumentError, InputError, did_you_mean
+from .errors import ArgumentError, InputError
 from .flax_attention import FlaxCache, FlaxLayout
 from .folder import Folder
 from .generation_config import GenerationConfig
@@ -103,21 +103,13 @@ class FlaxModel(nnx.Module):
             InputError: for what is no array or not of whole numbers, and, outside of compiled functions, for ids
                 outside the vocabulary; compiled functions give NaN for these.
         """
-        if len(args) > len(self.accepts):
-            raise ArgumentError(f"{type(self).__name__} takes {len(self.accepts)} arguments; got {len(args)}.")
-        given = dict(zip(self.accepts, args, strict=False))
-        for name in inputs:
-            if name not in self.accepts or name in given:
-                raise ArgumentError(
-                    f"{type(self).__name__} has no argument {name!r}{did_you_mean(name, self.accepts) or '.'} "
-                    f"It takes: {', '.join(self.accepts)}."
-                )
+        given = foreign.arguments(self, args, inputs)
         if isinstance(next(p for _, p in named_parameters(self)).get_value(), jax.ShapeDtypeStruct):
             raise InputError(
                 f"This {type(self).__name__} has no weights yet. Load them with from_pretrained(name), or draw them "
                 "with from_config(config)."
             )
-        given = {name: self._checked(name, value) for name, value in (given | inputs).items() if value is not None}
+        given = {name: self._checked(name, value) for name, value in given.items() if value is not None}
         self._check_length(given.get("input_ids"), given.get("attention_mask"))
         return self.forward(**given)
 
@@ -142,29 +134,10 @@ class FlaxModel(nnx.Module):
             raise InputError(f"{name} is of {value.dtype}; expected whole numbers, such as int32.")
         if isinstance(value, Tracer) or not value.size:
             return value
-        size = {"token_type_ids": "type_vocab_size"}.get(name, "vocab_size")
-        limit = getattr(self.config, size, None)
-        if name.endswith(("input_ids", "token_type_ids")) and limit is not None:
-            least, most = int(value.min()), int(value.max())
-            if least < 0 or most >= limit:
-                wrong = least if least < 0 else most
-                raise InputError(f"{name} holds {wrong}; expected 0 to {limit - 1}, as {size} is {limit}.")
-        if name.endswith("attention_mask") and not bool(((value == 0) | (value == 1)).all()):
-            raise InputError(f"{name} holds something else than 1 on real tokens and 0 on padding.")
+        foreign.check_values(self.config, name, value)
         return jnp.asarray(value)
 
-    @staticmethod
-    def one_of(**arrays: Array | None) -> Array:
-        """Return the one array that is given.
-
-        Raises:
-            InputError: if none or several are given.
-        """
-        given = [value for value in arrays.values() if value is not None]
-        if len(given) != 1:
-            names = [name for name, value in arrays.items() if value is not None]
-            raise InputError(f"Give exactly one of {', '.join(arrays)}; got {', '.join(names) or 'none'}.")
-        return given[0]
+    one_of = staticmethod(foreign.one_of)
 
     def run(self, **inputs: Any) -> Any:
         """Run `forward` compiled and in evaluation mode, whatever mode the model is in; the result is NumPy's."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .config import Config
-from .errors import InputError, MissingPackageError, WeightsError
+from .errors import ArgumentError, InputError, MissingPackageError, WeightsError, did_you_mean
 from .generation_config import GenerationConfig
 from .model import DTYPES, Model, Skeleton
 
@@ -92,6 +92,53 @@ def drawing(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def arguments(model: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what a model is called with, by the names of the arguments that its `forward` has.
+
+    Raises:
+        ArgumentError: for others, and for one that is given twice.
+    """
+    name, accepts = type(model).__name__, model.accepts
+    if len(args) > len(accepts):
+        raise ArgumentError(f"{name} takes {len(accepts)} arguments; got {len(args)}.")
+    given = dict(zip(accepts, args, strict=False))
+    for key in inputs:
+        if key not in accepts or key in given:
+            raise ArgumentError(
+                f"{name} has no argument {key!r}{did_you_mean(key, accepts) or '.'} It takes: {', '.join(accepts)}."
+            )
+    return given | inputs
+
+
+def check_values(config: Config, name: str, array: Any) -> None:
+    """Raise for ids that a model has no row for, and masks that are none.
+
+    Raises:
+        InputError: naming the first of these.
+    """
+    size = {"token_type_ids": "type_vocab_size"}.get(name, "vocab_size")
+    limit = getattr(config, size, None)
+    if name.endswith(("input_ids", "token_type_ids")) and limit is not None:
+        least, most = int(array.min()), int(array.max())
+        if least < 0 or most >= limit:
+            wrong = least if least < 0 else most
+            raise InputError(f"{name} holds {wrong}; expected 0 to {limit - 1}, as {size} is {limit}.")
+    if name.endswith("attention_mask") and not bool(((array == 0) | (array == 1)).all()):
+        raise InputError(f"{name} holds something else than 1 on real tokens and 0 on padding.")
+
+
+def one_of(**arrays: Any) -> Any:
+    """Return the one array that is given.
+
+    Raises:
+        InputError: if none or several are given.
+    """
+    given = {name: value for name, value in arrays.items() if value is not None}
+    if len(given) != 1:
+        raise InputError(f"Give exactly one of {', '.join(arrays)}; got {', '.join(given) or 'none'}.")
+    return next(iter(given.values()))
 
 
 def skeleton(kind: type[Model], config: Config) -> Model:

@@ -191,28 +191,10 @@ class Seq2SeqHidden(Seq2Seq):
 
 
 @dataclass(kw_only=True)
-class Seq2SeqLogits(Seq2Seq):
-    """Scores before normalisation, of a model of an encoder and a decoder.
-
-    Attributes:
-        loss: a scalar, in nats; present when `labels` were given.
-        logits: (B, T, V), or (B, L) for a text.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor
+class Seq2SeqLogits(Seq2Seq, Logits):
+    """Scores before normalisation, of a model of an encoder and a decoder."""
 
 
 @dataclass(kw_only=True)
-class Seq2SeqSpans(Seq2Seq):
-    """Scores of where an answer begins and ends, of a model of an encoder and a decoder.
-
-    Attributes:
-        loss: a scalar; present when both positions were given.
-        start_logits: (B, T).
-        end_logits: (B, T).
-    """
-
-    loss: Tensor | None = None
-    start_logits: Tensor
-    end_logits: Tensor
+class Seq2SeqSpans(Seq2Seq, Spans):
+    """Scores of where an answer begins and ends, of a model of an encoder and a decoder."""

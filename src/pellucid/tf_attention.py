@@ -70,11 +70,16 @@ class TFLayout:
         """Pick the first real token of each text: (B, T, E) to (B, E)."""
         return x[:, 0] if self.keep is None else tf.gather(x, _first(self.keep), axis=1, batch_dims=1)
 
-    def last(self, x: tf.Tensor) -> tf.Tensor:
-        """Pick the last real token of each text: (B, T, E) to (B, E)."""
-        if self.keep is None:
+    def last(self, x: tf.Tensor, marked: tf.Tensor | None = None) -> tf.Tensor:
+        """Pick the last real token of each text: (B, T, E) to (B, E).
+
+        Or the last of those `marked`, (B, T), true on the tokens that count; a text without any gives its first.
+        """
+        if marked is None and self.keep is None:
             return x[:, -1]
-        places = ops.cast(self.keep, "int32") * ops.arange(1, ops.shape(x)[1] + 1, dtype="int32")
+        places = ops.arange(1, ops.shape(x)[1] + 1, dtype="int32")
+        places = places if marked is None else ops.cast(marked, "int32") * places
+        places = places if self.keep is None else ops.where(self.keep, places, -1)
         return tf.gather(x, ops.argmax(places, axis=-1), axis=1, batch_dims=1)
 
 
@@ -191,7 +196,7 @@ def attend(
     mask = _mask(layout if source is None else source, causal, window)
     if mask is not None:  # not infinite: a row of scores that are all masked would become NaN
         scores = ops.where(mask[:, None, None], scores, float(np.finfo(np.float32).min))
-    weights = ops.cast(ops.softmax(scores), v.dtype)
+    weights = ops.cast(tf.nn.softmax(scores), v.dtype)  # that of Keras warns of a text of one token
     weights = weights if dropout is None else dropout(weights)
     return ops.reshape(ops.einsum("bkgts,bksd->bkgtd", weights, v), (batch, heads, length, size))
 

@@ -49,9 +49,9 @@ def write(
     given = ((), asked.prompt) if asked.source is None else (asked.source, asked.prompt)
     source, prompt = (tuple(tf.constant(part, tf.int32) for part in parts) for parts in given)
     room, eos = tf.constant(asked.room, tf.int32), tf.constant(asked.eos, tf.int32)
-    step, written, count, bad = _write(
-        model, source, prompt, room, eos, tf.constant(asked.pad), tf.constant(seed), asked.how, asked.size
-    )
+    told = (model, source, prompt, room, eos, tf.constant(asked.pad), tf.constant(seed), asked.how, asked.size)
+    program = _write.get_concrete_function(*told)  # `_write` itself would warn of sizes that are many
+    step, written, count, bad = program(*told)
     check_finite(model, int(bad))
     return tf.concat([begin, written[:, : int(step)]], axis=1), count
 

@@ -14,12 +14,13 @@ from typing_extensions import Self
 
 from . import foreign
 from .config import Config
-from .errors import ArgumentError, InputError, did_you_mean
+from .errors import ArgumentError, InputError
 from .folder import Folder
 from .generation_config import GenerationConfig
 from .loading import LoadReport
 from .model import Model
 from .tf_attention import TFCache, TFLayout
+from .tf_ragged import pad, pad_data
 
 
 class TFModel(keras.Model):
@@ -83,8 +84,9 @@ class TFModel(keras.Model):
         tensors = {name: value for name, value in inputs.items() if name not in beside}
         return super().__call__(inputs=tensors, beside=beside or None, training=training)
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any, training: bool | None = None, **inputs: Any) -> Any:
-        """Run `forward` on tensors of TensorFlow or arrays of NumPy.
+        """Run `forward` on tensors of TensorFlow, ragged ones too, or arrays of NumPy.
 
         Args:
             args: the first arguments of `forward`; or all of them, as one dictionary.
@@ -99,21 +101,14 @@ class TFModel(keras.Model):
         by_keras = len(args) == 1 and type(args[0]) is dict and not inputs
         if len(args) == 1 and isinstance(args[0], Mapping):
             args, inputs = (), {**args[0], **inputs}
-        if len(args) > len(self.accepts):
-            raise ArgumentError(f"{type(self).__name__} takes {len(self.accepts)} arguments; got {len(args)}.")
-        given = dict(zip(self.accepts, args, strict=False))
-        for name in inputs:
-            if name not in self.accepts or name in given:
-                raise ArgumentError(
-                    f"{type(self).__name__} has no argument {name!r}{did_you_mean(name, self.accepts) or '.'} "
-                    f"It takes: {', '.join(self.accepts)}."
-                )
+        given = foreign.arguments(self, args, inputs)
         if not self._filled:
             raise InputError(
                 f"This {type(self).__name__} has no weights yet. Load them with from_pretrained(name), or draw them "
                 "with from_config(config)."
             )
-        given = {name: self._checked(name, value) for name, value in (given | inputs).items() if value is not None}
+        given = pad(given, self.config.pad_token_id)
+        given = {name: self._checked(name, value) for name, value in given.items() if value is not None}
         parts = self.compute(given, training)
         if not by_keras:
             return self.returns(**parts)
@@ -121,16 +116,32 @@ class TFModel(keras.Model):
             self.add_loss(loss)
         return parts
 
+    def fit(self, x: Any = None, *args: Any, validation_data: Any = None, **options: Any) -> Any:
+        """Train as every `keras.Model`; texts may be ragged."""
+        if isinstance(validation_data, tuple | list):
+            validation_data = (self._padded(validation_data[0]), *validation_data[1:])
+        options["validation_data"] = self._padded(validation_data)
+        return super().fit(self._padded(x), *args, **options)
+
+    def evaluate(self, x: Any = None, *args: Any, **options: Any) -> Any:
+        """Measure as every `keras.Model`; texts may be ragged."""
+        return super().evaluate(self._padded(x), *args, **options)
+
+    def predict(self, x: Any, *args: Any, **options: Any) -> Any:
+        """Predict as every `keras.Model`; texts may be ragged."""
+        return super().predict(self._padded(x), *args, **options)
+
+    def _padded(self, data: Any) -> Any:
+        return pad_data(data, self.config.pad_token_id)
+
     def _checked(self, name: str, value: Any) -> Any:
         """Return an input as it can be computed with."""
         if isinstance(value, TFLayout | TFCache | int | keras.KerasTensor):
             return value
         if not isinstance(value, tf.Tensor | np.ndarray):
-            ragged = isinstance(value, tf.RaggedTensor)
-            hint = (
-                "pad with Dataset.padded_batch, attention_mask too" if ragged else "tokenize with return_tensors='tf'"
+            raise InputError(
+                f"{name} is a {type(value).__name__}; expected a tensor: tokenize with return_tensors='tf'."
             )
-            raise InputError(f"{name} is a {type(value).__name__}; expected a tensor: {hint}.")
         kind = tf.as_dtype(value.dtype)
         if name.endswith("_ids") and not kind.is_integer:
             raise InputError(f"{name} is of {kind.name}; expected whole numbers, such as int32.")
@@ -140,33 +151,16 @@ class TFModel(keras.Model):
         value = tf.cast(value, "int32") if kind.is_integer else tf.convert_to_tensor(value)
         if tf.is_symbolic_tensor(value) or not np.size(value):
             return value
-        size = {"token_type_ids": "type_vocab_size"}.get(name, "vocab_size")
-        limit, array = getattr(self.config, size, None), np.asarray(value)
-        if name.endswith(("input_ids", "token_type_ids")) and limit is not None:
-            least, most = int(array.min()), int(array.max())
-            if least < 0 or most >= limit:
-                wrong = least if least < 0 else most
-                raise InputError(f"{name} holds {wrong}; expected 0 to {limit - 1}, as {size} is {limit}.")
-        if name.endswith("attention_mask") and not bool(((array == 0) | (array == 1)).all()):
-            raise InputError(f"{name} holds something else than 1 on real tokens and 0 on padding.")
+        foreign.check_values(self.config, name, np.asarray(value))
         return value
 
-    @staticmethod
-    def one_of(**tensors: tf.Tensor | None) -> tf.Tensor:
-        """Return the one tensor that is given.
-
-        Raises:
-            InputError: if none or several are given.
-        """
-        given = [value for value in tensors.values() if value is not None]
-        if len(given) != 1:
-            names = [name for name, value in tensors.items() if value is not None]
-            raise InputError(f"Give exactly one of {', '.join(tensors)}; got {', '.join(names) or 'none'}.")
-        return given[0]
+    one_of = staticmethod(foreign.one_of)
 
     def run(self, **inputs: Any) -> Any:
         """Run `forward` compiled and in evaluation mode; the result is NumPy's."""
-        parts = _run(self, {name: tf.convert_to_tensor(value) for name, value in inputs.items()})
+        tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+        program = _run.get_concrete_function(self, tensors)  # `_run` itself would warn of sizes that are many
+        parts = program(self, tensors)
         return self.returns(**{name: part.numpy() for name, part in parts.items()})
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> tf.Tensor:
@@ -177,7 +171,8 @@ class TFModel(keras.Model):
         """Do the same, and return how many tokens were written in each row, too."""
         from .tf_generation import write
 
-        return write(self, input_ids, attention_mask, **options)
+        prompts = pad({"input_ids": input_ids, "attention_mask": attention_mask}, self.config.pad_token_id)
+        return write(self, *prompts.values(), **options)
 
     # --- loading and saving -------------------------------------------------------------------------------------------
 
@@ -275,11 +270,11 @@ class TFModel(keras.Model):
         Args:
             filepath: a folder.
             format: as in `keras.Model.export`.
-            options: likewise; `input_signature` instead of all of input_ids, attention_mask and token_type_ids that
-                the model takes.
+            options: likewise; `input_signature` instead of all ids and masks that the model takes.
         """
-        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in self.accepts]
-        signature = [{name: keras.InputSpec(dtype="int32", shape=(None, None), name=name) for name in names}]
+        known = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask")
+        shape = (None,) * (3 if self.twin().__name__.endswith("ForMultipleChoice") else 2)
+        signature = [{n: keras.InputSpec(dtype="int32", shape=shape, name=n) for n in known if n in self.accepts}]
         super().export(filepath, format, **{"input_signature": signature, "verbose": False, **options})
 
 

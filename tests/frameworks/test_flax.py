@@ -13,6 +13,21 @@ import torch
 import jax  # isort: skip
 import jax.numpy as jnp
 import optax
+from counterparts import (
+    ASKED,
+    CAUSAL,
+    LABELS,
+    TASKS,
+    assert_same,
+    assert_same_step,
+    batch,
+    close,
+    each_loss,
+    heads_in,
+    labels_of,
+    save_perturbed,
+    to_torch,
+)
 from flax import nnx
 
 import pellucid
@@ -20,6 +35,7 @@ import tiny
 from cases import CASES
 from pellucid import auto
 from pellucid.errors import ArgumentError, ConfigError, InputError, NonFiniteError, PellucidError, WeightsError
+from pellucid.flax_attention import FlaxLayout
 from pellucid.flax_model import named_parameters
 from pellucid.outputs import Hidden
 from pellucid.pipelines import pipeline
@@ -27,11 +43,12 @@ from pellucid.pipelines import pipeline
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time here
 
-LABELS = {"id2label": {0: "a", 1: "b", 2: "c"}}
-WRITER = ("ForCausalLM", "ForSequenceClassification")
+KIN = ("ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering")
 TESTED = {  # the case of an architecture, and the heads to test on it; None for all
     "bert": None,
+    "bert:decoder": CAUSAL,
     "roberta": None,
+    "roberta:decoder": CAUSAL,
     "xlm_roberta": ("ForMaskedLM",),
     "distilbert": None,
     "gpt2": None,
@@ -41,35 +58,23 @@ TESTED = {  # the case of an architecture, and the heads to test on it; None for
     "llama:linear": ("Model",),
     "llama:llama3": ("Model",),
     "llama:encoder": ("ForSequenceClassification",),
-    "mistral": WRITER,
-    "qwen2": WRITER,
-    "qwen3": WRITER,
+    "mistral": KIN,
+    "qwen2": KIN,
+    "qwen3": KIN,
     "t5": None,
     "t5:plain": ("ForConditionalGeneration",),
-    "mt5": ("ForConditionalGeneration",),
+    "mt5": ("ForConditionalGeneration", "ForTokenClassification"),
 }
-WHOLE = ("bert", "roberta", "distilbert", "gpt2")  # that have every head of PyTorch's file that reads text
-
-
-def flax_heads(architecture: str) -> list[str]:
-    """Return the suffixes of the Flax classes of an architecture."""
-    found = []
-    for suffix, kind in auto.heads_of(architecture).items():
-        try:
-            auto.counterpart(kind, "flax")
-        except ConfigError:
-            continue
-        found.append(suffix)
-    return found
+ENCODERS = ("bert", "roberta", "xlm_roberta")  # whose decoders are cases of their own
 
 
 HEADS = [
     (name, suffix)
     for name, heads in TESTED.items()
-    for suffix in flax_heads(name.partition(":")[0])
-    if heads is None or suffix in heads
+    for suffix in heads_in("flax", name.partition(":")[0])
+    if (heads is None or suffix in heads) and not (name in ENCODERS and suffix in CAUSAL)
 ]
-WRITERS = [(name, s) for name, s in HEADS if s in ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration")]
+WRITERS = [(name, s) for name, s in HEADS if s in (*CAUSAL, "ForConditionalGeneration")]
 each_head = pytest.mark.parametrize(("name", "suffix"), HEADS)
 
 
@@ -79,15 +84,9 @@ def saved(tmp_path_factory):
 
     @functools.cache
     def made(name: str, suffix: str):
-        kind = auto.heads_of(name.partition(":")[0])[suffix]
-        torch.manual_seed(0)
-        model = kind.from_config(kind.config_class(**CASES[name] | LABELS)).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-        folder = tmp_path_factory.mktemp("model")
-        model.save_pretrained(folder)
-        return model, folder
+        kind, folder = auto.heads_of(name.partition(":")[0])[suffix], tmp_path_factory.mktemp("model")
+        fields = CASES[name] | LABELS | ({"add_cross_attention": False} if name.endswith(":decoder") else {})
+        return save_perturbed(kind, fields, folder), folder
 
     return made
 
@@ -96,82 +95,26 @@ def load(model, folder, **options):
     return auto.counterpart(type(model), "flax").from_pretrained(folder, **options)
 
 
-def batch(model, padding: str = "", rows: int = 3, length: int = 7):
-    """Return inputs of a model, padded on a side or not, as NumPy arrays, and which of the tokens are real."""
-    random = np.random.default_rng(0)
-    name, shape = type(model).__name__, (rows, length)
-    if name.endswith("MultipleChoice"):
-        shape = (2, rows, length)
-    ids = random.integers(4, model.config.vocab_size, shape)
-    mask = np.ones(shape, np.int64)
-    if padding == "left":
-        mask[..., 0, :3] = 0
-    if padding == "right":
-        mask[..., 1, 4:] = 0
-    inputs = {"input_ids": np.where(mask, ids, model.config.pad_token_id or 0)}
-    if padding:
-        inputs["attention_mask"] = mask
-    if "token_type_ids" in model.accepts and getattr(model.config, "type_vocab_size", 99) > 1:
-        inputs["token_type_ids"] = random.integers(0, 2, shape)
-    if "decoder_input_ids" in model.accepts:
-        inputs["decoder_input_ids"] = random.integers(4, model.config.vocab_size, (rows, 5))
-    return inputs, mask
-
-
-def labels_of(model, inputs, mask):
-    """Return what a head learns."""
-    random, accepts = np.random.default_rng(1), model.accepts
-    name, rows = type(model).__name__, len(mask)
-    if "start_positions" in accepts:
-        return {"start_positions": random.integers(0, 4, rows), "end_positions": np.array([3, 99, 1])}
-    if "next_sentence_label" in accepts or name.endswith("NextSentencePrediction"):
-        order = random.integers(0, 2, rows)
-        if name.endswith("NextSentencePrediction"):
-            return {"labels": order}
-        return {"labels": np.where(mask, inputs["input_ids"], -100), "next_sentence_label": order}
-    if "labels" not in accepts:
-        return {}
-    if "decoder_input_ids" in inputs:
-        target = inputs["decoder_input_ids"].copy()
-        target[0, -2:] = -100
-        return {"labels": target}
-    if name.endswith(("MaskedLM", "CausalLM", "LMHeadModel")):
-        return {"labels": np.where(mask, inputs["input_ids"], -100)}
-    if name.endswith("TokenClassification"):
-        return {"labels": np.where(mask, random.integers(0, model.config.num_labels, mask.shape), -100)}
-    return {"labels": random.integers(0, 2, rows)}
-
-
-def to_torch(inputs):
-    return {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items()}
-
-
 @functools.cache
 def compiled():
     return nnx.jit(lambda model, inputs: model(**inputs))
 
 
-def assert_same(output, expected, mask):
-    """Compare every part of an output, of padding none."""
-    assert list(output.keys()) == [name for name in expected.keys() if name != "past_key_values"]  # noqa: SIM118
-    for name, part in output.items():
-        wanted, part = expected[name].numpy(), np.asarray(part)
-        assert part.shape == wanted.shape
-        if part.shape[:2] == mask.shape and name != "seq_relationship_logits":
-            wanted, part = wanted[mask == 1], part[mask == 1]
-        np.testing.assert_allclose(part, wanted, rtol=0, atol=1e-5, err_msg=name)
-
-
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_every_head_of_pytorch_has_its_flax_class(name):
-    heads = auto.heads_of(name)
-    reading = {
-        s for s, kind in heads.items() if s == "Model" or (s != "DoubleHeadsModel" and "cache" not in kind.accepts)
-    }
-    assert reading <= {*flax_heads(name)}
+@pytest.mark.parametrize("architecture", auto.architectures_in("flax"))
+def test_every_head_of_pytorch_has_its_flax_class(architecture):
+    assert heads_in("flax", architecture) == list(auto.heads_of(architecture))
+
+
+def test_the_last_token_that_is_marked():
+    layout = FlaxLayout.of(jnp.zeros((3, 4)), jnp.array([[0, 1, 1, 1], [1, 1, 1, 0], [0, 0, 1, 1]]))
+    x = jnp.arange(12).reshape(3, 4, 1)
+    marked = jnp.array([[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
+    picked = layout.last(x, marked)[:, 0]
+    assert np.asarray(picked).tolist() == [1, 4, 10]  # a text without any gives its first, and padding is none
+    assert np.asarray(layout.last(x)[:, 0]).tolist() == [3, 6, 11]
 
 
 @each_head
@@ -186,15 +129,7 @@ def test_numbers_are_those_of_pytorch(name, suffix, saved):
         assert_same(compiled()(flax, given), expected, mask)
 
 
-@pytest.mark.parametrize(
-    ("kind", "labels"),
-    [
-        (None, np.array([0.5, -1.0, 2.0], np.float32)),
-        (None, np.array([[0, 1, 1], [1, 0, 0], [0, 0, 1]], np.float32)),
-        ("multi_label_classification", np.array([[0, 1, 1], [1, 0, 0], [0, 0, 1]])),
-        ("regression", np.ones((3, 3), np.float32)),
-    ],
-)
+@each_loss
 def test_losses_of_several_labels_and_of_numbers(kind, labels, saved):
     model, folder = saved("bert", "ForSequenceClassification")
     count = {"num_labels": 1, "ignore_mismatched_sizes": True} if labels.ndim == 1 else {}
@@ -232,6 +167,7 @@ def test_embeddings_and_positions_can_be_given(saved):
     [
         *(("bert", "ForPreTraining"), ("roberta", "ForSequenceClassification"), ("distilbert", "ForMaskedLM")),
         *(("gpt2", "LMHeadModel"), ("qwen2", "ForCausalLM"), ("t5", "ForConditionalGeneration")),
+        *(("bert:decoder", "LMHeadModel"), ("llama", "ForQuestionAnswering"), ("t5", "ForSequenceClassification")),
     ],
 )
 def test_one_step_of_sgd_gives_the_weights_of_pytorch(name, suffix, saved, tmp_path):
@@ -251,14 +187,7 @@ def test_one_step_of_sgd_gives_the_weights_of_pytorch(name, suffix, saved, tmp_p
 
     step(flax, optimizer, given)
     flax.save_pretrained(tmp_path)
-    before, stepped = type(model).from_pretrained(folder), type(model).from_pretrained(tmp_path)
-    moved = 0.0
-    for (name, wanted), own, old in zip(
-        model.named_parameters(), stepped.parameters(), before.parameters(), strict=True
-    ):
-        torch.testing.assert_close(own, wanted, rtol=0, atol=1e-6, msg=lambda message, name=name: f"{name}: {message}")
-        moved = max(moved, float((wanted - old).detach().abs().max()))
-    assert moved > 1e-3
+    assert_same_step(model, folder, tmp_path)
 
 
 def test_dropout_is_on_in_training_alone(saved):
@@ -435,8 +364,8 @@ def test_a_parameter_that_was_added_can_not_be_saved(saved, tmp_path):
 def test_names_that_do_not_exist(saved):
     with pytest.raises(AttributeError, match=r"FlaxPhiModel.*'flax' has classes of bert.*PhiModel"):
         _ = pellucid.FlaxPhiModel
-    with pytest.raises(AttributeError, match="FlaxBertLMHeadModel; of bert"):
-        _ = pellucid.FlaxBertLMHeadModel
+    with pytest.raises(AttributeError, match="FlaxBertDecoderModel; of bert"):
+        _ = pellucid.FlaxBertDecoderModel
     assert not hasattr(pellucid, "FlaxNothing")
     config = pellucid.AutoConfig.for_model("phi")
     with pytest.raises(ConfigError, match="There is no FlaxPhiForCausalLM"):
@@ -477,9 +406,11 @@ def test_a_config_that_only_pytorch_implements():
     config = pellucid.AutoConfig.for_model("llama", **CASES["llama:dynamic"])
     with pytest.raises(ConfigError, match="rope_type is 'dynamic'"):
         pellucid.FlaxAutoModelForCausalLM.from_config(config)
-    config = pellucid.AutoConfig.for_model("gpt2", **CASES["gpt2"], add_cross_attention=True)
-    with pytest.raises(ConfigError, match="add_cross_attention"):
-        pellucid.FlaxAutoModelForCausalLM.from_config(config)
+    for name in ("gpt2", "bert:decoder", "roberta:decoder"):
+        told = CASES[name] | {"add_cross_attention": True}
+        config = pellucid.AutoConfig.for_model(name.partition(":")[0], **told)
+        with pytest.raises(ConfigError, match="add_cross_attention is True, which only"):
+            pellucid.FlaxAutoModelForCausalLM.from_config(config)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -596,25 +527,6 @@ def test_an_encoder_can_read_once(saved):
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
-TASKS = {
-    "text-classification": ["good film", "not the film of anna smith in berlin", "bad"],
-    "token-classification": ["anna smith works for acme corp in new york", "berlin"],
-    "fill-mask": ["the [MASK] is good", "anna [MASK] in [MASK]"],
-    "question-answering": [{"question": "who is anna", "context": "anna smith works for acme corp in berlin " * 8}],
-    "feature-extraction": ["good film", "anna smith works for acme corp in new york " * 12],
-    "zero-shot-classification": ["good film in berlin"],
-}
-ASKED = {"zero-shot-classification": {"candidate_labels": ["good", "bad"]}}
-
-
-def close(a, b):
-    """Compare answers, in which numbers may be rounded otherwise."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(close, a, b))
-    return a == pytest.approx(b, abs=1e-5) if isinstance(a, float) else a == b
-
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
@@ -632,7 +544,13 @@ def test_pipelines_answer_as_in_pytorch(task, architecture, tmp_path):
         assert pipeline(task, tmp_path / "again")(given) == pipeline(task, tmp_path)(given)
 
 
-@pytest.mark.parametrize(("task", "architecture"), [("text-generation", "llama"), ("text2text-generation", "t5")])
+@pytest.mark.parametrize(
+    ("task", "architecture"),
+    [
+        *(("text-generation", "llama"), ("text-generation", "roberta:decoder"), ("text2text-generation", "t5")),
+        *(("summarization", "t5"), ("translation_en_to_fr", "mt5")),
+    ],
+)
 def test_pipelines_write_as_in_pytorch(task, architecture, tmp_path):
     model = tiny.model(task, architecture)
     model.save_pretrained(tmp_path)

@@ -1,7 +1,6 @@
 """What every task promises: any input, any batch, any order, any length, any thread."""
 
 import re
-import threading
 from math import isfinite
 
 import pytest
@@ -14,6 +13,7 @@ from cases import CASES, HEADS
 from pellucid import auto
 from pellucid.errors import ArgumentError, InputError, TokenizerError
 from pellucid.pipelines import TASKS, find_task, pipeline
+from threads import in_threads
 
 # How each task's input is made of a text, and what options it needs.
 ITEMS = {
@@ -103,21 +103,13 @@ def test_alone_in_any_batch_and_any_order(task, architecture, texts, size):
 def test_threads_share_a_pipeline(task, architecture):
     pipe, options = tiny.pipe(task, architecture), OPTIONS.get(task, {})
     items = [item(task, "anna works in berlin " * n) for n in range(1, 33)]
-    wanted, wrong = list(pipe(items, **options)), []
+    wanted = list(pipe(items, **options))
 
     def work(seed):
         for i in range(seed, len(items), 16):
-            try:
-                near(pipe(items[i], **options), wanted[i])
-            except Exception as error:
-                wrong.append((i, error))
+            near(pipe(items[i], **options), wanted[i])
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work, range(16))
 
 
 @pytest.mark.parametrize(("task", "architecture"), ONE_EACH)

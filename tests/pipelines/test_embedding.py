@@ -320,7 +320,7 @@ def test_broken_modules_json(folder):
         ({"pooling": "means"}, InputError, "pooling is 'means'; did you mean 'mean'"),
         ({"precision": "int4"}, InputError, "precision is 'int4'"),
         ({"truncate_dim": 0}, InputError, "truncate_dim is 0"),
-        ({"prompt_name": "query"}, InputError, "no prompt 'query'; this model has: none"),
+        ({"prompt_name": "query"}, InputError, "no prompt 'query'. This model has: none"),
         ({"normalise": True}, ArgumentError, "did you mean 'normalize'"),
     ],
 )

@@ -1,7 +1,6 @@
 """Summaries, translations and other targets: contracts, languages, long sources, and answers that no batch changes."""
 
 import re
-import threading
 import warnings
 
 import pytest
@@ -15,6 +14,7 @@ import writer
 from pellucid import AutoTokenizer, GenerationConfig, pipeline
 from pellucid.errors import ArgumentError, InputError
 from pellucid.pipelines import TASKS
+from threads import in_threads
 
 KINDS = ["bart", "t5", "marian", "m2m_100", "mbart"]
 LANGUAGES = {
@@ -105,10 +105,8 @@ def test_threads_with_their_own_languages(kind):
     def answer(code):
         return pipe(["the cat", "a house and a tree"], src_lang=codes[0], tgt_lang=code, return_tensors=True, **SHORT)
 
-    alone, found = [answer(code) for code in codes], {}
-    threads = [threading.Thread(target=lambda c=code: found.update({c: answer(c)})) for code in codes]
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
-    assert [found[code] for code in codes] == alone
+    alone = [answer(code) for code in codes]
+    assert in_threads(answer, codes) == alone
     assert [rows[0]["translation_token_ids"][1] for rows in alone] == [pipe.tokenizer.get_lang_id(c) for c in codes]
 
 
@@ -166,6 +164,8 @@ def test_languages_of_marian():
     assert pipeline("translation_en_to_es", folder)("the cat", **SHORT) == pipe("the cat", **SHORT)
     with pytest.raises(InputError, match=r"tgt_lang is 'frr', which this model does not write; did you mean '>>fr<<'"):
         pipe("the cat", tgt_lang="frr")
+    with pytest.raises(InputError, match=r"src_lang is 'en', but this model is told only the language to translate"):
+        pipe("the cat", src_lang="en", tgt_lang="fr")
     with pytest.raises(InputError, match=r"'>>xx<<' is no language of this tokenizer.*It has 2: >>fr<<, >>de<<"):
         pipe(">>xx<< the cat")
     with pytest.raises(InputError, match=r"no translation_None_to_fr.*It has no choice of languages"):

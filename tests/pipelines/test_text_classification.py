@@ -15,6 +15,7 @@ from pellucid.errors import (
     WeightsError,
 )
 from pellucid.models.bert import BertConfig, BertForNextSentencePrediction, BertForSequenceClassification, BertModel
+from perturbing import perturb
 
 VOCABULARY = Path(__file__).parents[1] / "data" / "bert-base-uncased" / "vocab.txt"
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -25,9 +26,7 @@ def folder_of(tmp_path_factory, name, config, model_class):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(name)
     model = model_class(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    perturb(model, 0.1)
     model.save_pretrained(folder)
     shutil.copy(VOCABULARY, folder)
     AutoTokenizer.from_pretrained(folder, model_max_length=config.max_position_embeddings).save_pretrained(folder)

@@ -1,6 +1,7 @@
 """Text generation: the original's contracts, key for key, and answers that no batch changes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -81,6 +82,23 @@ def test_same_as_the_original(pipe, original, inputs, options):
 )
 def test_options_as_the_originals(pipe, original, inputs, options):
     assert pipe(inputs, **GREEDY | options) == original(inputs, **GREEDY | options)
+
+
+def test_what_config_json_says_of_the_task_is_not_read(folder, tmp_path):
+    """As in the original, whose defaults (256 drawn tokens) are what gpt2 gets."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["task_specific_params"] = {"text-generation": {"do_sample": False, "max_length": 9, "num_beams": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pipes = (pipeline("text-generation", tmp_path), tiny.original("text-generation", tmp_path))
+    for pipe in pipes:
+        texts = set()
+        for seed in range(3):
+            torch.manual_seed(seed)
+            texts.add(pipe("hello", max_new_tokens=20)[0]["generated_text"])
+        assert len(texts) == 3
+        rows = pipe("hello", do_sample=False, min_new_tokens=20, return_tensors=True)
+        assert len(rows[0]["generated_token_ids"]) > 20
 
 
 def test_stop_strings(pipe, original):

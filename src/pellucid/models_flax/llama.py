@@ -22,7 +22,7 @@ from ..models.llama import LlamaConfig
 from ..models.mistral import MistralConfig
 from ..models.qwen2 import Qwen2Config
 from ..models.qwen3 import Qwen3Config
-from ..outputs import Hidden, Logits
+from ..outputs import Hidden, Logits, Spans
 from ..rope import Rope
 
 AnyConfig: TypeAlias = LlamaConfig | MistralConfig | Qwen2Config | Qwen3Config
@@ -57,6 +57,13 @@ def classification_loss(logits: Array, labels: Array, problem_type: str | None) 
     if problem_type.startswith("multi_label"):
         return binary_cross_entropy(logits, labels)
     return cross_entropy(logits, labels.reshape(-1))
+
+
+# twin: bert.span_loss
+def span_loss(logits: Array, positions: Array) -> Array:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = logits.shape[1]
+    return cross_entropy(logits, jnp.clip(positions.reshape(-1), 0, length), ignore=length)
 
 
 def windows(config: AnyConfig) -> list[int | None]:
@@ -250,6 +257,32 @@ class FlaxLlamaForTokenClassification(FlaxModel):
         return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
 
 
+class FlaxLlamaForQuestionAnswering(FlaxModel):
+    """Scores where the answer begins and ends in a text."""
+
+    def __init__(self, config: AnyConfig, *, rngs: nnx.Rngs):
+        super().__init__(config)
+        self.transformer = FlaxLlamaModel(config, rngs=rngs)
+        self.qa_outputs = Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | FlaxLayout | None = None,
+        position_ids: Array | None = None,
+        inputs_embeds: Array | None = None,
+        start_positions: Array | None = None,
+        end_positions: Array | None = None,
+    ) -> Spans:
+        """Score starts and ends; `start_positions` and `end_positions`: (B,), the true ones."""
+        x = self.transformer(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
+        start, end = jnp.moveaxis(self.qa_outputs(x), -1, 0)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
 # --- Mistral: Llama with a window; see models/mistral.py ----------------------------------------
 
 
@@ -267,6 +300,32 @@ class FlaxMistralForSequenceClassification(FlaxLlamaForSequenceClassification):
 
 class FlaxMistralForTokenClassification(FlaxLlamaForTokenClassification):
     """Labels every token, from those before it."""
+
+
+class FlaxMistralForQuestionAnswering(FlaxModel):
+    """Scores where the answer begins and ends in a text."""
+
+    def __init__(self, config: AnyConfig, *, rngs: nnx.Rngs):
+        super().__init__(config)
+        self.model = FlaxLlamaModel(config, rngs=rngs)
+        self.qa_outputs = Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | FlaxLayout | None = None,
+        position_ids: Array | None = None,
+        inputs_embeds: Array | None = None,
+        start_positions: Array | None = None,
+        end_positions: Array | None = None,
+    ) -> Spans:
+        """Score starts and ends; `start_positions` and `end_positions`: (B,), the true ones."""
+        x = self.model(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
+        start, end = jnp.moveaxis(self.qa_outputs(x), -1, 0)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        return Spans(loss=loss, start_logits=start, end_logits=end)
 
 
 # --- Qwen2: Llama with biases, and with windows in later layers; see models/qwen2.py ------------
@@ -288,6 +347,10 @@ class FlaxQwen2ForTokenClassification(FlaxLlamaForTokenClassification):
     """Labels every token, from those before it."""
 
 
+class FlaxQwen2ForQuestionAnswering(FlaxLlamaForQuestionAnswering):
+    """Scores where the answer begins and ends in a text."""
+
+
 # --- Qwen3: Llama with norms on queries and keys; see models/qwen3.py ---------------------------
 
 
@@ -305,3 +368,7 @@ class FlaxQwen3ForSequenceClassification(FlaxLlamaForSequenceClassification):
 
 class FlaxQwen3ForTokenClassification(FlaxLlamaForTokenClassification):
     """Labels every token, from those before it."""
+
+
+class FlaxQwen3ForQuestionAnswering(FlaxLlamaForQuestionAnswering):
+    """Scores where the answer begins and ends in a text."""

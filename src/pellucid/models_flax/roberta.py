@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..flax_attention import FlaxLayout, attend, join_heads, split_heads
+from ..errors import ConfigError, InputError
+from ..flax_attention import FlaxCache, FlaxLayout, attend, join_heads, split_heads
 from ..flax_layers import Embedding, LayerNorm, Linear, binary_cross_entropy, cross_entropy, parameter, token_loss
 from ..flax_model import FlaxModel
 from ..models.roberta import RobertaConfig, classifier_dropout
@@ -49,6 +50,12 @@ def span_loss(logits: Array, positions: Array) -> Array:
     return cross_entropy(logits, jnp.clip(positions.reshape(-1), 0, length), ignore=length)
 
 
+# twin: gpt2.causal_loss
+def causal_loss(logits: Array, labels: Array, layout: FlaxLayout) -> Array:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    return token_loss(logits[:, :-1], jnp.where(layout.positions[:, 1:] == 0, -100, labels[:, 1:]))
+
+
 class FlaxRobertaEmbeddings(nnx.Module):
     """Word, position and token-type embeddings, summed and normalised."""
 
@@ -67,9 +74,10 @@ class FlaxRobertaEmbeddings(nnx.Module):
 
 
 class FlaxRobertaSelfAttention(nnx.Module):
-    """Multi-head attention, without its output projection."""
+    """Multi-head attention, of a decoder to the tokens so far, without its output projection."""
 
-    def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, index: int, rngs: nnx.Rngs):
+        self.index, self.causal = index, config.is_decoder
         self.head_size = config.hidden_size // config.num_attention_heads
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key = Linear(config.hidden_size, config.hidden_size)
@@ -77,9 +85,11 @@ class FlaxRobertaSelfAttention(nnx.Module):
         self.dropout = nnx.Dropout(config.attention_probs_dropout_prob, rngs=rngs)
 
     # twin: bert.FlaxBertSelfAttention.__call__
-    def __call__(self, x: Array, layout: FlaxLayout) -> Array:
+    def __call__(self, x: Array, layout: FlaxLayout, cache: FlaxCache | None) -> Array:
         q, k, v = (split_heads(project(x), self.head_size) for project in (self.query, self.key, self.value))
-        return join_heads(attend(q, k, v, layout, dropout=self.dropout))
+        if cache is not None:
+            k, v = cache.update(self.index, k, v)  # (B, H, S, D)
+        return join_heads(attend(q, k, v, layout, causal=self.causal, dropout=self.dropout))
 
 
 class FlaxRobertaResidual(nnx.Module):
@@ -98,13 +108,13 @@ class FlaxRobertaResidual(nnx.Module):
 class FlaxRobertaAttention(nnx.Module):
     """The first half of a layer."""
 
-    def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
-        self.self = FlaxRobertaSelfAttention(config, rngs)
+    def __init__(self, config: RobertaConfig, index: int, rngs: nnx.Rngs):
+        self.self = FlaxRobertaSelfAttention(config, index, rngs)
         self.output = FlaxRobertaResidual(config, config.hidden_size, rngs)
 
     # twin: bert.FlaxBertAttention.__call__
-    def __call__(self, x: Array, layout: FlaxLayout) -> Array:
-        return self.output(self.self(x, layout), residual=x)
+    def __call__(self, x: Array, layout: FlaxLayout, cache: FlaxCache | None) -> Array:
+        return self.output(self.self(x, layout, cache), residual=x)
 
 
 class FlaxRobertaIntermediate(nnx.Module):
@@ -122,14 +132,14 @@ class FlaxRobertaIntermediate(nnx.Module):
 class FlaxRobertaLayer(nnx.Module):
     """One layer: attention, then a position-wise feed-forward."""
 
-    def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
-        self.attention = FlaxRobertaAttention(config, rngs)
+    def __init__(self, config: RobertaConfig, index: int, rngs: nnx.Rngs):
+        self.attention = FlaxRobertaAttention(config, index, rngs)
         self.intermediate = FlaxRobertaIntermediate(config)
         self.output = FlaxRobertaResidual(config, config.intermediate_size, rngs)
 
     # twin: bert.FlaxBertLayer.__call__
-    def __call__(self, x: Array, layout: FlaxLayout) -> Array:
-        x = self.attention(x, layout)
+    def __call__(self, x: Array, layout: FlaxLayout, cache: FlaxCache | None) -> Array:
+        x = self.attention(x, layout, cache)
         return self.output(self.intermediate(x), residual=x)
 
 
@@ -137,12 +147,12 @@ class FlaxRobertaEncoder(nnx.Module):
     """The stack of layers."""
 
     def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
-        self.layer = nnx.List(FlaxRobertaLayer(config, rngs) for _ in range(config.num_hidden_layers))
+        self.layer = nnx.List(FlaxRobertaLayer(config, i, rngs) for i in range(config.num_hidden_layers))
 
     # twin: bert.FlaxBertEncoder.__call__
-    def __call__(self, x: Array, layout: FlaxLayout) -> Array:
+    def __call__(self, x: Array, layout: FlaxLayout, cache: FlaxCache | None) -> Array:
         for layer in self.layer:
-            x = layer(x, layout)
+            x = layer(x, layout, cache)
         return x
 
 
@@ -158,10 +168,12 @@ class FlaxRobertaPooler(nnx.Module):
 
 
 class FlaxRobertaModel(FlaxModel):
-    """The encoder without a task head."""
+    """The encoder without a task head; or, where the config says so, a decoder."""
 
     def __init__(self, config: RobertaConfig, *, rngs: nnx.Rngs, add_pooling_layer: bool = True):
         super().__init__(config)
+        if config.add_cross_attention:
+            raise ConfigError("add_cross_attention is True, which only PyTorch implements; use RobertaForCausalLM.")
         self.embeddings = FlaxRobertaEmbeddings(config, rngs)
         self.encoder = FlaxRobertaEncoder(config, rngs)
         self.pooler = FlaxRobertaPooler(config) if add_pooling_layer else None
@@ -173,6 +185,7 @@ class FlaxRobertaModel(FlaxModel):
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
         inputs_embeds: Array | None = None,
+        cache: FlaxCache | None = None,
     ) -> Hidden:
         """Encode a batch.
 
@@ -183,13 +196,16 @@ class FlaxRobertaModel(FlaxModel):
             position_ids: (B, T), rows of the position table; None to count from each text's first real token, which
                 has `config.first_position`.
             inputs_embeds: word embeddings, (B, T, E), instead of `input_ids`.
+            cache: what a decoder has read before; these tokens are added to it.
         """
+        if cache is not None and not self.config.is_decoder:
+            raise InputError("is_decoder=False lets tokens see later ones, too: read a whole text at once.")
         tokens = self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds)
-        layout = FlaxLayout.of(tokens, attention_mask)
+        layout = FlaxLayout.of(tokens, attention_mask, cache)
         words = self.embeddings.word_embeddings(tokens) if inputs_embeds is None else inputs_embeds
         token_types = jnp.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
         positions = layout.positions + self.config.first_position if position_ids is None else position_ids
-        x = self.encoder(self.embeddings(words, token_types, positions), layout)  # (B, T, E)
+        x = self.encoder(self.embeddings(words, token_types, positions), layout, cache)  # (B, T, E)
         return Hidden(last_hidden_state=x, pooler_output=None if self.pooler is None else self.pooler(x, layout))
 
 
@@ -227,6 +243,41 @@ class FlaxRobertaForMaskedLM(FlaxModel):
         x = self.roberta(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         logits = self.lm_head(x)  # (B, T, V)
         return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
+
+
+class FlaxRobertaForCausalLM(FlaxModel):
+    """Scores over the vocabulary for the next token; for a config with `is_decoder`."""
+
+    def __init__(self, config: RobertaConfig, *, rngs: nnx.Rngs):
+        super().__init__(config)
+        self.roberta = FlaxRobertaModel(config, rngs=rngs, add_pooling_layer=False)
+        self.lm_head = FlaxRobertaLMHead(config)
+
+    def forward(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | FlaxLayout | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        inputs_embeds: Array | None = None,
+        cache: FlaxCache | None = None,
+        labels: Array | None = None,
+        logits_to_keep: int = 0,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all.
+        """
+        layout = FlaxLayout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        out = self.roberta(input_ids, layout, token_type_ids, position_ids, inputs_embeds, cache)
+        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)
+
+    def empty_cache(self, batch: int, size: int) -> FlaxCache:
+        """Make a cache with room for `size` tokens of each of `batch` texts."""
+        config, heads = self.config, self.config.num_attention_heads
+        return FlaxCache.of(config.num_hidden_layers, batch, heads, size, config.hidden_size // heads, self.dtype)
 
 
 class FlaxRobertaClassificationHead(nnx.Module):
@@ -354,6 +405,10 @@ class FlaxXLMRobertaForMaskedLM(FlaxRobertaForMaskedLM):
     """See FlaxRobertaForMaskedLM."""
 
 
+class FlaxXLMRobertaForCausalLM(FlaxRobertaForCausalLM):
+    """See FlaxRobertaForCausalLM."""
+
+
 class FlaxXLMRobertaForSequenceClassification(FlaxRobertaForSequenceClassification):
     """See FlaxRobertaForSequenceClassification."""
 
@@ -379,6 +434,10 @@ class FlaxCamembertModel(FlaxRobertaModel):
 
 class FlaxCamembertForMaskedLM(FlaxRobertaForMaskedLM):
     """See FlaxRobertaForMaskedLM."""
+
+
+class FlaxCamembertForCausalLM(FlaxRobertaForCausalLM):
+    """See FlaxRobertaForCausalLM."""
 
 
 class FlaxCamembertForSequenceClassification(FlaxRobertaForSequenceClassification):

@@ -14,10 +14,10 @@ from jax import Array
 
 from ..errors import InputError
 from ..flax_attention import FlaxCache, FlaxLayout, attend, join_heads, split_heads
-from ..flax_layers import Embedding, Linear, RMSNorm, token_loss
+from ..flax_layers import Embedding, Linear, RMSNorm, binary_cross_entropy, cross_entropy, token_loss
 from ..flax_model import FlaxModel
 from ..models.t5 import T5Config, distance_buckets
-from ..outputs import Hidden, Seq2SeqHidden, Seq2SeqLogits
+from ..outputs import Hidden, Logits, Seq2SeqHidden, Seq2SeqLogits, Seq2SeqSpans
 
 # twin: bert.ACTIVATIONS
 ACTIVATIONS = {
@@ -30,6 +30,26 @@ ACTIVATIONS = {
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Array, labels: Array, problem_type: str | None) -> Array:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = labels.dtype.kind in "iu"
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return jnp.square(logits.reshape(-1) - labels.reshape(-1)).mean()
+    if problem_type.startswith("multi_label"):
+        return binary_cross_entropy(logits, labels)
+    return cross_entropy(logits, labels.reshape(-1))
+
+
+# twin: bert.span_loss
+def span_loss(logits: Array, positions: Array) -> Array:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = logits.shape[1]
+    return cross_entropy(logits, jnp.clip(positions.reshape(-1), 0, length), ignore=length)
 
 
 def shift_right(ids: Array, layout: FlaxLayout, config: T5Config) -> Array:
@@ -292,6 +312,90 @@ class FlaxT5ForConditionalGeneration(FlaxT5Model):
         return {"encoder_outputs": Hidden(last_hidden_state=states), "attention_mask": keep}
 
 
+class FlaxT5ClassificationHead(nnx.Module):
+    """Two layers over the vector of a text."""
+
+    def __init__(self, config: T5Config, rngs: nnx.Rngs):
+        self.dense = Linear(config.d_model, config.d_model)
+        self.dropout = nnx.Dropout(config.classifier_dropout, rngs=rngs)
+        self.out_proj = Linear(config.d_model, config.num_labels)
+
+    def __call__(self, x: Array) -> Array:
+        return self.out_proj(self.dropout(jnp.tanh(self.dense(self.dropout(x)))))
+
+
+class FlaxT5ForSequenceClassification(FlaxModel):
+    """Labels a whole text, from its last end token, which both halves have read."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        super().__init__(config)
+        self.transformer = FlaxT5Model(config, rngs=rngs)
+        self.classification_head = FlaxT5ClassificationHead(config, rngs)
+
+    def forward(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | FlaxLayout | None = None,
+        labels: Array | None = None,
+    ) -> Seq2SeqLogits:
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) targets to regress."""
+        tokens = self.one_of(input_ids=input_ids)
+        layout = FlaxLayout.of(tokens, attention_mask)
+        out = self.transformer(tokens, layout, shift_right(tokens, layout, self.config), layout)
+        ends = jnp.isin(tokens, jnp.array(self.config.end_ids, jnp.int32))
+        logits = self.classification_head(layout.last(out.last_hidden_state, ends))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Seq2SeqLogits(loss=loss, logits=logits, encoder_last_hidden_state=out.encoder_last_hidden_state)
+
+
+class FlaxT5ForTokenClassification(FlaxModel):
+    """Labels each token of a text, of which there is the encoder alone."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        super().__init__(config)
+        self.transformer = FlaxT5EncoderModel(config, rngs=rngs)
+        self.dropout = nnx.Dropout(config.classifier_dropout, rngs=rngs)
+        self.classifier = Linear(config.d_model, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | FlaxLayout | None = None,
+        inputs_embeds: Array | None = None,
+        labels: Array | None = None,
+    ) -> Logits:
+        """Score the labels of each token; `labels`: (B, T) ids, -100 where there is nothing to learn."""
+        x = self.transformer(input_ids, attention_mask, inputs_embeds).last_hidden_state
+        logits = self.classifier(self.dropout(x))  # (B, T, L)
+        return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
+
+
+class FlaxT5ForQuestionAnswering(FlaxT5Model):
+    """Finds the answer to a question in a text: where it begins and where it ends."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.qa_outputs = Linear(config.d_model, 2)
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | FlaxLayout | None = None,
+        start_positions: Array | None = None,
+        end_positions: Array | None = None,
+    ) -> Seq2SeqSpans:
+        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T for no answer."""
+        tokens = self.one_of(input_ids=input_ids)
+        layout = FlaxLayout.of(tokens, attention_mask)
+        out = super().forward(tokens, layout, shift_right(tokens, layout, self.config), layout)
+        start, end = jnp.moveaxis(self.qa_outputs(out.last_hidden_state), -1, 0)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        states = out.encoder_last_hidden_state
+        return Seq2SeqSpans(loss=loss, start_logits=start, end_logits=end, encoder_last_hidden_state=states)
+
+
 # --- mT5: the same network, trained on 101 languages ------------------------------------------------------------------
 
 
@@ -305,3 +409,15 @@ class FlaxMT5Model(FlaxT5Model):
 
 class FlaxMT5ForConditionalGeneration(FlaxT5ForConditionalGeneration):
     """See FlaxT5ForConditionalGeneration."""
+
+
+class FlaxMT5ForSequenceClassification(FlaxT5ForSequenceClassification):
+    """See FlaxT5ForSequenceClassification."""
+
+
+class FlaxMT5ForTokenClassification(FlaxT5ForTokenClassification):
+    """See FlaxT5ForTokenClassification."""
+
+
+class FlaxMT5ForQuestionAnswering(FlaxT5ForQuestionAnswering):
+    """See FlaxT5ForQuestionAnswering."""

@@ -9,9 +9,10 @@ import keras
 from keras import ops
 from tensorflow import Tensor
 
+from ..errors import ConfigError, InputError
 from ..models.bert import BertConfig, classifier_dropout
 from ..outputs import Hidden, Logits, PreTraining, Spans
-from ..tf_attention import TFLayout, attend, join_heads, split_heads
+from ..tf_attention import TFCache, TFLayout, attend, join_heads, split_heads
 from ..tf_layers import Embedding, Layer, LayerNorm, Linear, binary_cross_entropy, cross_entropy, token_loss
 from ..tf_model import TFModel
 
@@ -45,6 +46,12 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return cross_entropy(logits, ops.clip(ops.reshape(positions, (-1,)), 0, length), ignore=length)
 
 
+# twin: gpt2.causal_loss
+def causal_loss(logits: Tensor, labels: Tensor, layout: TFLayout) -> Tensor:
+    """The loss of predicting each token from those before it; nothing comes before a text's first."""
+    return token_loss(logits[:, :-1], ops.where(layout.positions[:, 1:] == 0, -100, labels[:, 1:]))
+
+
 class TFBertEmbeddings(Layer):
     """Word, position and token-type embeddings, summed and normalised."""
 
@@ -62,19 +69,22 @@ class TFBertEmbeddings(Layer):
 
 
 class TFBertSelfAttention(Layer):
-    """Multi-head attention, without its output projection."""
+    """Multi-head attention, of a decoder to the tokens so far, without its output projection."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, index: int):
         super().__init__()
+        self.index, self.causal = index, config.is_decoder
         self.head_size = config.hidden_size // config.num_attention_heads
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key = Linear(config.hidden_size, config.hidden_size)
         self.value = Linear(config.hidden_size, config.hidden_size)
         self.dropout = keras.layers.Dropout(config.attention_probs_dropout_prob)
 
-    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+    def call(self, x: Tensor, layout: TFLayout, cache: TFCache | None) -> Tensor:
         q, k, v = (split_heads(project(x), self.head_size) for project in (self.query, self.key, self.value))
-        return join_heads(attend(q, k, v, layout, dropout=self.dropout))
+        if cache is not None:
+            k, v = cache.update(self.index, k, v)  # (B, H, S, D)
+        return join_heads(attend(q, k, v, layout, causal=self.causal, dropout=self.dropout))
 
 
 class TFBertResidual(Layer):
@@ -95,13 +105,13 @@ class TFBertAttention(Layer):
 
     checkpoint_names = {"end": "output"}  # Keras has an output of its own
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, index: int):
         super().__init__()
-        self.self = TFBertSelfAttention(config)
+        self.self = TFBertSelfAttention(config, index)
         self.end = TFBertResidual(config, config.hidden_size)
 
-    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
-        return self.end(self.self(x, layout=layout), residual=x)
+    def call(self, x: Tensor, layout: TFLayout, cache: TFCache | None) -> Tensor:
+        return self.end(self.self(x, layout=layout, cache=cache), residual=x)
 
 
 class TFBertIntermediate(Layer):
@@ -121,14 +131,14 @@ class TFBertLayer(Layer):
 
     checkpoint_names = {"end": "output"}  # Keras has an output of its own
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, index: int):
         super().__init__()
-        self.attention = TFBertAttention(config)
+        self.attention = TFBertAttention(config, index)
         self.intermediate = TFBertIntermediate(config)
         self.end = TFBertResidual(config, config.intermediate_size)
 
-    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
-        x = self.attention(x, layout=layout)
+    def call(self, x: Tensor, layout: TFLayout, cache: TFCache | None) -> Tensor:
+        x = self.attention(x, layout=layout, cache=cache)
         return self.end(self.intermediate(x), residual=x)
 
 
@@ -137,11 +147,11 @@ class TFBertEncoder(Layer):
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.layer = [TFBertLayer(config) for _ in range(config.num_hidden_layers)]
+        self.layer = [TFBertLayer(config, i) for i in range(config.num_hidden_layers)]
 
-    def call(self, x: Tensor, layout: TFLayout) -> Tensor:
+    def call(self, x: Tensor, layout: TFLayout, cache: TFCache | None) -> Tensor:
         for layer in self.layer:
-            x = layer(x, layout=layout)
+            x = layer(x, layout=layout, cache=cache)
         return x
 
 
@@ -157,10 +167,12 @@ class TFBertPooler(Layer):
 
 
 class TFBertModel(TFModel):
-    """The encoder without a task head."""
+    """The encoder without a task head; or, where the config says so, a decoder."""
 
     def __init__(self, config: BertConfig, add_pooling_layer: bool = True):
         super().__init__(config)
+        if config.add_cross_attention:
+            raise ConfigError("add_cross_attention is True, which only PyTorch implements; use BertLMHeadModel.")
         self.embeddings = TFBertEmbeddings(config)
         self.encoder = TFBertEncoder(config)
         self.pooler = TFBertPooler(config) if add_pooling_layer else None
@@ -172,6 +184,7 @@ class TFBertModel(TFModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        cache: TFCache | None = None,
     ) -> Hidden:
         """Encode a batch.
 
@@ -181,12 +194,15 @@ class TFBertModel(TFModel):
             token_type_ids: (B, T), 0 for the first text of a pair and 1 for the second; None for all 0.
             position_ids: (B, T); None to count from each text's first real token.
             inputs_embeds: word embeddings, (B, T, E), instead of `input_ids`.
+            cache: what a decoder has read before; these tokens are added to it.
         """
-        layout = TFLayout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask)
+        if cache is not None and not self.config.is_decoder:
+            raise InputError("is_decoder=False lets tokens see later ones, too: read a whole text at once.")
+        layout = TFLayout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
         words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         token_types = ops.zeros_like(layout.positions) if token_type_ids is None else token_type_ids
         positions = layout.positions if position_ids is None else position_ids
-        x = self.encoder(self.embeddings(words, token_types, positions), layout=layout)  # (B, T, E)
+        x = self.encoder(self.embeddings(words, token_types, positions), layout=layout, cache=cache)  # (B, T, E)
         pooled = None if self.pooler is None else self.pooler(x, layout=layout)
         return Hidden(last_hidden_state=x, pooler_output=pooled)
 
@@ -277,6 +293,41 @@ class TFBertForMaskedLM(TFModel):
         x = self.bert.forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
         logits = self.cls.predictions(x)  # (B, T, V)
         return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
+
+
+class TFBertLMHeadModel(TFModel):
+    """Scores over the vocabulary for the next token; for a config with `is_decoder`."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = TFBertModel(config, add_pooling_layer=False)
+        self.cls = TFBertPreTrainingHeads(config, words=True, order=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: TFCache | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Logits:
+        """Score what comes next; `labels`: (B, T), usually `input_ids`, -100 where there is nothing to learn.
+
+        They are shifted here. `logits_to_keep` says after how many last tokens to score; 0 for all.
+        """
+        layout = TFLayout.of(self.one_of(input_ids=input_ids, inputs_embeds=inputs_embeds), attention_mask, cache)
+        out = self.bert.forward(input_ids, layout, token_type_ids, position_ids, inputs_embeds, cache)
+        logits = self.cls.predictions(out.last_hidden_state[:, -logits_to_keep:])  # (B, T, V)
+        loss = None if labels is None else causal_loss(logits, labels, layout)
+        return Logits(loss=loss, logits=logits)
+
+    def empty_cache(self, batch: int, size: int) -> TFCache:
+        """Make a cache with room for `size` tokens of each of `batch` texts."""
+        config, heads = self.config, self.config.num_attention_heads
+        return TFCache.of(config.num_hidden_layers, batch, heads, size, config.hidden_size // heads, self.compute_dtype)
 
 
 class TFBertForNextSentencePrediction(TFModel):

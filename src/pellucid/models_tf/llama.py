@@ -18,7 +18,7 @@ from ..models.llama import LlamaConfig
 from ..models.mistral import MistralConfig
 from ..models.qwen2 import Qwen2Config
 from ..models.qwen3 import Qwen3Config
-from ..outputs import Hidden, Logits
+from ..outputs import Hidden, Logits, Spans
 from ..rope import Rope
 from ..tf_attention import TFCache, TFLayout, attend, join_heads, split_heads
 from ..tf_layers import Embedding, Layer, Linear, RMSNorm, binary_cross_entropy, cross_entropy, token_loss
@@ -56,6 +56,13 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
     if problem_type.startswith("multi_label"):
         return binary_cross_entropy(logits, labels)
     return cross_entropy(logits, ops.reshape(labels, (-1,)))
+
+
+# twin: bert.span_loss
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = ops.shape(logits)[1]
+    return cross_entropy(logits, ops.clip(ops.reshape(positions, (-1,)), 0, length), ignore=length)
 
 
 def windows(config: AnyConfig) -> list[int | None]:
@@ -253,6 +260,32 @@ class TFLlamaForTokenClassification(TFModel):
         return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
 
 
+class TFLlamaForQuestionAnswering(TFModel):
+    """Scores where the answer begins and ends in a text."""
+
+    def __init__(self, config: AnyConfig):
+        super().__init__(config)
+        self.transformer = TFLlamaModel(config)
+        self.qa_outputs = Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+    ) -> Spans:
+        """Score starts and ends; `start_positions` and `end_positions`: (B,), the true ones."""
+        x = self.transformer.forward(input_ids, attention_mask, position_ids, inputs_embeds).last_hidden_state
+        start, end = ops.unstack(self.qa_outputs(x), axis=-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        return Spans(loss=loss, start_logits=start, end_logits=end)
+
+
 # --- Mistral: Llama with a window; see models/mistral.py ----------------------------------------
 
 
@@ -270,6 +303,12 @@ class TFMistralForSequenceClassification(TFLlamaForSequenceClassification):
 
 class TFMistralForTokenClassification(TFLlamaForTokenClassification):
     """Labels every token, from those before it."""
+
+
+class TFMistralForQuestionAnswering(TFLlamaForQuestionAnswering):
+    """Scores where the answer begins and ends in a text."""
+
+    checkpoint_names = {"transformer": "model"}
 
 
 # --- Qwen2: Llama with biases, and with windows in later layers; see models/qwen2.py ------------
@@ -291,6 +330,10 @@ class TFQwen2ForTokenClassification(TFLlamaForTokenClassification):
     """Labels every token, from those before it."""
 
 
+class TFQwen2ForQuestionAnswering(TFLlamaForQuestionAnswering):
+    """Scores where the answer begins and ends in a text."""
+
+
 # --- Qwen3: Llama with norms on queries and keys; see models/qwen3.py ---------------------------
 
 
@@ -308,3 +351,7 @@ class TFQwen3ForSequenceClassification(TFLlamaForSequenceClassification):
 
 class TFQwen3ForTokenClassification(TFLlamaForTokenClassification):
     """Labels every token, from those before it."""
+
+
+class TFQwen3ForQuestionAnswering(TFLlamaForQuestionAnswering):
+    """Scores where the answer begins and ends in a text."""

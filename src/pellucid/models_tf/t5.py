@@ -13,9 +13,9 @@ from tensorflow import Tensor
 
 from ..errors import InputError
 from ..models.t5 import T5Config, distance_buckets
-from ..outputs import Hidden, Seq2SeqHidden, Seq2SeqLogits
+from ..outputs import Hidden, Logits, Seq2SeqHidden, Seq2SeqLogits, Seq2SeqSpans
 from ..tf_attention import TFCache, TFLayout, attend, join_heads, split_heads
-from ..tf_layers import Embedding, Layer, Linear, RMSNorm, token_loss
+from ..tf_layers import Embedding, Layer, Linear, RMSNorm, binary_cross_entropy, cross_entropy, token_loss
 from ..tf_model import TFModel
 
 # twin: bert.ACTIVATIONS
@@ -29,6 +29,26 @@ ACTIVATIONS = {
     "swish": ops.silu,
     "tanh": ops.tanh,
 }
+
+
+# twin: bert.classification_loss
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of one label a text, of several, or of numbers; without `problem_type` the labels' form decides."""
+    if problem_type is None:
+        single = labels.dtype.is_integer
+        problem_type = "regression" if logits.shape[-1] == 1 else "single_label" if single else "multi_label"
+    if problem_type == "regression":
+        return ops.mean(ops.square(ops.reshape(logits, (-1,)) - ops.cast(ops.reshape(labels, (-1,)), logits.dtype)))
+    if problem_type.startswith("multi_label"):
+        return binary_cross_entropy(logits, labels)
+    return cross_entropy(logits, ops.reshape(labels, (-1,)))
+
+
+# twin: bert.span_loss
+def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy over the tokens of a text, (B, T) and (B,); positions outside the text do not count."""
+    length = ops.shape(logits)[1]
+    return cross_entropy(logits, ops.clip(ops.reshape(positions, (-1,)), 0, length), ignore=length)
 
 
 def shift_right(ids: Tensor, layout: TFLayout, config: T5Config) -> Tensor:
@@ -291,6 +311,91 @@ class TFT5ForConditionalGeneration(TFT5Model):
         return {"encoder_outputs": Hidden(last_hidden_state=states), "attention_mask": keep}
 
 
+class TFT5ClassificationHead(Layer):
+    """Two layers over the vector of a text."""
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.dense = Linear(config.d_model, config.d_model)
+        self.dropout = keras.layers.Dropout(config.classifier_dropout)
+        self.out_proj = Linear(config.d_model, config.num_labels)
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(ops.tanh(self.dense(self.dropout(x)))))
+
+
+class TFT5ForSequenceClassification(TFModel):
+    """Labels a whole text, from its last end token, which both halves have read."""
+
+    def __init__(self, config: T5Config):
+        super().__init__(config)
+        self.transformer = TFT5Model(config)
+        self.classification_head = TFT5ClassificationHead(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        labels: Tensor | None = None,
+    ) -> Seq2SeqLogits:
+        """Score the labels; `labels`: (B,) ids, (B, L) of 0 and 1 for several, or (B,) or (B, L) targets to regress."""
+        tokens = self.one_of(input_ids=input_ids)
+        layout = TFLayout.of(tokens, attention_mask)
+        out = self.transformer.forward(tokens, layout, shift_right(tokens, layout, self.config), layout)
+        ends = ops.any(tokens[..., None] == ops.array(self.config.end_ids, "int32"), axis=-1)
+        logits = self.classification_head(layout.last(out.last_hidden_state, ends))  # (B, L)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return Seq2SeqLogits(loss=loss, logits=logits, encoder_last_hidden_state=out.encoder_last_hidden_state)
+
+
+class TFT5ForTokenClassification(TFModel):
+    """Labels each token of a text, of which there is the encoder alone."""
+
+    def __init__(self, config: T5Config):
+        super().__init__(config)
+        self.transformer = TFT5EncoderModel(config)
+        self.dropout = keras.layers.Dropout(config.classifier_dropout)
+        self.classifier = Linear(config.d_model, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Logits:
+        """Score the labels of each token; `labels`: (B, T) ids, -100 where there is nothing to learn."""
+        x = self.transformer.forward(input_ids, attention_mask, inputs_embeds).last_hidden_state
+        logits = self.classifier(self.dropout(x))  # (B, T, L)
+        return Logits(loss=None if labels is None else token_loss(logits, labels), logits=logits)
+
+
+class TFT5ForQuestionAnswering(TFT5Model):
+    """Finds the answer to a question in a text: where it begins and where it ends."""
+
+    def __init__(self, config: T5Config):
+        super().__init__(config)
+        self.qa_outputs = Linear(config.d_model, 2)
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | TFLayout | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+    ) -> Seq2SeqSpans:
+        """Score each token as beginning and end; `start_positions`, `end_positions`: (B,), beyond T for no answer."""
+        tokens = self.one_of(input_ids=input_ids)
+        layout = TFLayout.of(tokens, attention_mask)
+        out = super().forward(tokens, layout, shift_right(tokens, layout, self.config), layout)
+        start, end = ops.unstack(self.qa_outputs(out.last_hidden_state), axis=-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (span_loss(start, start_positions) + span_loss(end, end_positions)) / 2
+        states = out.encoder_last_hidden_state
+        return Seq2SeqSpans(loss=loss, start_logits=start, end_logits=end, encoder_last_hidden_state=states)
+
+
 # --- mT5: the same network, trained on 101 languages ------------------------------------------------------------------
 
 
@@ -304,3 +409,15 @@ class TFMT5Model(TFT5Model):
 
 class TFMT5ForConditionalGeneration(TFT5ForConditionalGeneration):
     """See TFT5ForConditionalGeneration."""
+
+
+class TFMT5ForSequenceClassification(TFT5ForSequenceClassification):
+    """See TFT5ForSequenceClassification."""
+
+
+class TFMT5ForTokenClassification(TFT5ForTokenClassification):
+    """See TFT5ForTokenClassification."""
+
+
+class TFMT5ForQuestionAnswering(TFT5ForQuestionAnswering):
+    """See TFT5ForQuestionAnswering."""

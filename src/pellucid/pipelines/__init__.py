@@ -296,7 +296,7 @@ def find_task(task: str) -> Task:
     if name not in TASKS:
         names = [*TASKS, *ALIASES]
         raise InputError(
-            f"There is no task {task!r}{did_you_mean(task, names)}. There are: {', '.join(sorted(names))}."
+            f"There is no task {task!r}{did_you_mean(task, names) or '.'} There are: {', '.join(sorted(names))}."
         )
     return TASKS[name]
 

@@ -60,6 +60,8 @@ class Bridge:
         inputs = {"attention_mask": attention_mask, **inputs}
         arrays = {name: torch.nn.functional.pad(tensor, full).int().numpy() for name, tensor in inputs.items()}
         arrays["attention_mask"][rows:, 0] = 1  # a row of padding alone would have no first token
+        if self.twin.__name__.endswith("ForMultipleChoice"):  # a row is a question of one choice: only scores are asked
+            arrays = {name: array[:, None] for name, array in arrays.items()}
         output = self.model.run(**arrays)
         parts = {name: to_torch(part)[:rows] for name, part in output.items() if hasattr(part, "shape")}
         of_tokens = [name for name, part in parts.items() if part.dim() == 3 or name in ("start_logits", "end_logits")]

@@ -89,7 +89,7 @@ class EmbeddingPipeline(Pipeline):
         for mode in modes:
             if mode not in POOLING:
                 raise InputError(
-                    f"pooling is {mode!r}{did_you_mean(str(mode), POOLING)}; there is {', '.join(POOLING)}."
+                    f"pooling is {mode!r}{did_you_mean(str(mode), POOLING) or '.'} There is {', '.join(POOLING)}."
                 )
         if settings["precision"] not in PRECISIONS:
             raise InputError(f"precision is {settings['precision']!r}; expected one of {', '.join(PRECISIONS)}.")
@@ -108,7 +108,7 @@ class EmbeddingPipeline(Pipeline):
         name, prompts = options.get("prompt_name") or about.get("default_prompt_name"), about.get("prompts") or {}
         if name is not None and name not in prompts:
             raise InputError(
-                f"There is no prompt {name!r}{did_you_mean(str(name), prompts)}; this model has: "
+                f"There is no prompt {name!r}{did_you_mean(str(name), prompts) or '.'} This model has: "
                 f"{', '.join(prompts) or 'none'}."
             )
         return prompts.get(name, "")

@@ -51,7 +51,7 @@ class FillMaskPipeline(Pipeline):
             pieces = self.tokenizer(word, add_special_tokens=False)["input_ids"] if own is None else [own]
             if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
                 raise InputError(
-                    f"The target {word!r} is not one token of this vocabulary{did_you_mean(word, vocabulary)}."
+                    f"The target {word!r} is not one token of this vocabulary{did_you_mean(word, vocabulary) or '.'}"
                 )
             ids += pieces
         if not ids:

@@ -275,6 +275,10 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         if self.tokenizer.is_multilingual:
             self.tokenizer("", src_lang=source, tgt_lang=target)  # which knows them, or raises
         elif codes := self.tokenizer.supported_language_codes:
+            if source is not None:
+                raise InputError(
+                    f"src_lang is {source!r}, but this model is told only the language to translate into; leave it out."
+                )
             if target is not None and (code := f">>{target}<<") not in codes:
                 raise InputError(
                     f"tgt_lang is {target!r}, which this model does not write{did_you_mean(code, codes) or '.'} "
