@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -158,6 +159,14 @@ def test_prepared_models_can_be_handled(tmp_path):
     assert not model.eval().encoder.layer[0].attention.self.key.training
     restore(model).train()
     model(torch.tensor([[5, 6]])).last_hidden_state.sum().backward()
+
+
+def test_no_weight_is_there_twice(monkeypatch):
+    model, made, build = ours("bert", "Model"), [], OneDNN.__init__
+    weight = weakref.ref(model.encoder.layer[0].output.dense.weight)
+    monkeypatch.setattr(OneDNN, "__init__", lambda self, *args: made.append(weight() is None) or build(self, *args))
+    prepare(model)
+    assert made[-1] and not made[0]
 
 
 def test_what_can_not_be_prepared():

@@ -99,10 +99,10 @@ def has_kernels(dtype: torch.dtype) -> bool:
 
 def _exchange(model: Model, quantize: str | None) -> None:
     """Put a `Prepared` in the place of every linear layer."""
-    uses: dict[Parameter, int] = {}
+    uses: dict[int, int] = {}  # by identity: held here, all weights would be there twice
     writes = "cache" in model.accepts
     for _, parameter in model.named_parameters(remove_duplicate=False):
-        uses[parameter] = uses.get(parameter, 0) + 1
+        uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     for path, parent in list(model.named_modules()):
         linear: dict[str, Any] = {name: layer for name, layer in parent.named_children() if _is_linear(layer)}
         for names in _groups(path, linear):
@@ -112,7 +112,7 @@ def _exchange(model: Model, quantize: str | None) -> None:
             kind = OneDNN if quantize is None else Int8Weight if writes else Int8 if _pays(*weight.shape) else OneDNN
             kernel, sizes = kind(weight, bias), tuple(len(weight) for weight in weights)
             for part, (name, layer) in enumerate(zip(names, layers, strict=True)):
-                keep = kind is not OneDNN or uses[layer.weight] > 1
+                keep = kind is not OneDNN or uses[id(layer.weight)] > 1
                 setattr(parent, name, Prepared(layer, kernel, sizes, part, keep=keep))
             if (
                 isinstance(kernel, OneDNN)
@@ -290,7 +290,7 @@ class Int8(nn.Module):
         rounded = (weight.float() / self.scale[:, None]).round().to(torch.int8)
         self.sums = rounded.sum(dim=1) * self.scale
         self.bias = None if bias is None else bias.float()
-        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.packed: Any = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.long)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -303,11 +303,13 @@ class Int8(nn.Module):
         return torch.addcmul(rest.to(x.dtype), out, step.to(x.dtype)).unflatten(0, x.shape[:-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"packed": self.packed.to_dense().t()}  # what can be copied and written
+        packed = None if self.packed is None else self.packed.to_dense().t()  # what can be copied and written
+        return self.__dict__ | {"packed": packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.packed = torch.ops.onednn.qlinear_prepack(self.packed.contiguous(), None)
+        if self.packed is not None:
+            self.packed = torch.ops.onednn.qlinear_prepack(self.packed.contiguous(), None)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Int8":
         if fn(torch.empty(0)).device.type != "cpu":
@@ -335,6 +337,7 @@ class Int8Weight(Int8):
         if weight.numel() <= SMALL and weight.shape[0] % 16 == 0 and weight.shape[1] % 64 == 0:  # else it reads beyond
             self.few = self.packed.to_dense().t().contiguous()
             self.many = OneDNN((self.few * self.scale[:, None]).bfloat16(), None if bias is None else bias.bfloat16())
+            self.packed = None  # they do it all
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply, (..., in) to (..., out)."""
