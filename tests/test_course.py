@@ -23,6 +23,7 @@ from pellucid import (
     pipeline,
 )
 from pellucid.errors import InputError, OfflineError, ShapeError
+from perturbing import perturb
 
 SENTENCES = ["I've been waiting for a HuggingFace course my whole life.", "I hate this so much!"]
 CHECKPOINT = "distilbert-base-uncased-finetuned-sst-2-english"
@@ -48,9 +49,7 @@ def original():
         n_layers=1, hidden_dim=64, id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}
     )
     model = transformers.DistilBertForSequenceClassification(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+    perturb(model, 0.05)
     return transformers.DistilBertTokenizer(vocab=str(VOCABULARY), model_max_length=512), model
 
 

@@ -11,6 +11,7 @@ import torch
 from cases import CASES
 from pellucid import AutoTokenizer, auto
 from pellucid.pipelines import find_task, pipeline
+from perturbing import perturb
 
 REAL = Path(__file__).parent / "data" / "bert-base-uncased" / "vocab.txt"
 WORDS = [
@@ -55,9 +56,7 @@ def model(task: str, architecture: str = "bert", **fields):
         given["max_position_embeddings"] = POSITIONS
     torch.manual_seed(0)
     made = getattr(auto, find_task(task).auto).from_config(config_class(**given | fields)).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    perturb(made, 0.2)
     return made
 
 

@@ -12,6 +12,7 @@ import torch
 import writer
 from cases import CASES
 from pellucid import AutoTokenizer, auto
+from perturbing import perturb
 
 WORDS = [
     "the",
@@ -108,8 +109,6 @@ def folder(kind: str, positions: int = 64) -> Path:
         config.task_specific_params = TASKS
     torch.manual_seed(0)
     made = auto.AutoModelForSeq2SeqLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    perturb(made, 0.2)
     made.save_pretrained(path)
     return path

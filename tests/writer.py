@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from pellucid import AutoTokenizer, auto
+from perturbing import perturb
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 WORDS = [" the", "the", "he", "ll", "hello", " wor", " world", "ü", "語", " 語"]
@@ -51,9 +52,7 @@ def folder(architecture: str = "llama", *, template: bool = True, positions: int
     config = auto.AutoConfig.for_model(architecture, max_position_embeddings=positions, **given, **SHAPES[architecture])
     torch.manual_seed(0)
     made = auto.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    perturb(made, 0.2)
     path = Path(tempfile.mkdtemp(dir=os.environ["HF_HOME"]))  # which conftest.py makes and removes
     made.save_pretrained(path)
     words.save(str(path / "tokenizer.json"))

@@ -147,7 +147,7 @@ def __getattr__(name: str) -> Any:
     if value is None:
         from .errors import did_you_mean
 
-        raise AttributeError(f"pellucid has no {name!r}{did_you_mean(name, known)}.")
+        raise AttributeError(f"pellucid has no {name!r}{did_you_mean(name, known) or '.'}")
     globals()[name] = value
     return value
 

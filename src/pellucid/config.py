@@ -150,7 +150,7 @@ class _NoField(AttributeError):
 
     def __str__(self) -> str:
         config, name = self.args
-        return f"{type(config).__name__} has no field {name!r}{did_you_mean(name, config.fields())}."
+        return f"{type(config).__name__} has no field {name!r}{did_you_mean(name, config.fields()) or '.'}"
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
@@ -312,7 +312,8 @@ class Config:
         known = [*self.fields(), "num_labels", *self.aliases]
         allowed = {"model_type", *known, *SPELLINGS, *BOOKKEEPING, *self.inert, *MEANINGFUL, *self._extra}
         if unknown := [f"{name!r}{did_you_mean(name, known)}" for name in names if name not in allowed]:
-            raise ArgumentError(f"{type(self).__name__} has no field {', nor '.join(unknown)}.")
+            said = f"{type(self).__name__} has no field {', nor '.join(unknown)}"
+            raise ArgumentError(said if said[-1] == "?" else f"{said}.")
 
     # --- reading and writing ------------------------------------------------------------------------------------------
 
@@ -447,7 +448,9 @@ class Config:
         elif name in self._extra or name in BOOKKEEPING or name in MEANINGFUL or name in self.inert:
             self._extra[name] = value
         else:
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}{did_you_mean(name, self.fields())}.")
+            raise AttributeError(
+                f"{type(self).__name__} has no field {name!r}{did_you_mean(name, self.fields()) or '.'}"
+            )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Config) or type(self) is not type(other):

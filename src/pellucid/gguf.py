@@ -192,8 +192,8 @@ class GGUFFolder(Folder):
         kind = self.metadata.get("general.architecture")
         if kind not in ARCHITECTURES:
             raise ConfigError(
-                f"{path} holds the architecture {kind!r}{did_you_mean(str(kind), ARCHITECTURES)}; "
-                f"from GGUF files there are: {', '.join(ARCHITECTURES)}."
+                f"{path} holds the architecture {kind!r}{did_you_mean(str(kind), ARCHITECTURES) or '.'} "
+                f"From GGUF files there are: {', '.join(ARCHITECTURES)}."
             )
         self.architecture = ARCHITECTURES[kind]
         made = {"config.json": self._config(), "tokenizer_config.json": self._tokenizer_config()}

@@ -318,7 +318,7 @@ def plan(model: nn.Module, config: LoraConfig, *, backbone: Sequence[str]) -> tu
     modules = own_modules(model)
     for part in config.modules_to_save or ():
         if part not in HEADS["SEQ_CLS"] and not any(ends_with(name, part) for name in modules):
-            raise InputError(f"modules_to_save: the model has no {part!r}{did_you_mean(part, _ends(modules))}.")
+            raise InputError(f"modules_to_save: the model has no {part!r}{did_you_mean(part, _ends(modules)) or '.'}")
     whole = [name for name in modules if _is_saved(name, config)]
     free = {name: module for name, module in modules.items() if not _saved_part(name, config)}
     config = replace(config, target_modules=_wanted(free, config, backbone))
@@ -427,7 +427,7 @@ def _wanted(modules: Mapping[str, nn.Module], config: LoraConfig, backbone: Sequ
         raise InputError(f"target_modules is missing; say which change, of: {', '.join(sorted(_ends(known)))}.")
     for part in config.target_modules:
         if not any(ends_with(name, part) for name in modules):
-            raise InputError(f"target_modules: the model has no {part!r}{did_you_mean(part, _ends(modules))}.")
+            raise InputError(f"target_modules: the model has no {part!r}{did_you_mean(part, _ends(modules)) or '.'}")
     return list(config.target_modules)
 
 

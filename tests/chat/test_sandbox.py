@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from pellucid.chat import render
 from pellucid.errors import PellucidError, TemplateError
+from threads import in_threads
 
 from .cases import CONVERSATIONS, TEMPLATES, WAYS
 
@@ -224,19 +224,12 @@ def test_threads_share_templates():
         for label, conversation in CONVERSATIONS.items()
         for way in ("plain", "tools")
     }
-    wrong = []
 
-    def work():
+    def work(_):
         for (name, label, way), text in expected.items():
-            if _try(TEMPLATES[name], CONVERSATIONS[label], WAYS[way]) != text:
-                wrong.append((name, label, way))
+            assert _try(TEMPLATES[name], CONVERSATIONS[label], WAYS[way]) == text
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work, range(8))
 
 
 def _try(template, conversation, way):

@@ -12,6 +12,7 @@ from oracle import ours, reference
 from pellucid import GenerationConfig, generate
 from pellucid.cache import Cache
 from pellucid.errors import ArgumentError, ConfigError, InputError, NonFiniteError
+from perturbing import perturb
 
 WRITERS = [("gpt2", "LMHeadModel"), ("llama", "ForCausalLM")]
 every_writer = pytest.mark.parametrize(("architecture", "head"), WRITERS)
@@ -201,9 +202,7 @@ def test_a_prompt_alone_in_a_batch_and_padded_on_either_side(architecture, head,
 def test_guesses_change_nothing(architecture, head, seed, given, sample):
     model, ids = ours(architecture, head), prompts(seed, 1, 6).repeat(1, 2)
     smaller = ours(architecture, head)
-    with torch.no_grad():
-        for parameter in smaller.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
+    perturb(smaller, 0.02)
     options = {"max_new_tokens": 14, "do_sample": sample, "seed": seed, "pad_token_id": 3, **given}
     plain = model.generate(ids, **options)
     assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=3, **options), plain)

@@ -1,12 +1,11 @@
 """Threads share a model, and a model in training is left as it was."""
 
-import threading
-
 import pytest
 import torch
 
 from oracle import ours
 from pellucid import stream
+from threads import in_threads
 
 LLAMA = ("llama", "ForCausalLM")
 WAYS = (
@@ -26,25 +25,16 @@ def prompt(length=7):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_threads_share_a_model(training):
-    model, wrong = ours(*LLAMA).train(training), []
+    model = ours(*LLAMA).train(training)
     assert model.config.attention_dropout > 0
 
     def write(i):
         written = model.generate(prompt(3 + i), max_new_tokens=8, eos_token_id=[], **WAYS[i])
         return (written if isinstance(written, torch.Tensor) else written.sequences).tolist()
 
-    def work(i):
-        for _ in range(3):
-            if write(i) != alone[i]:
-                wrong.append(WAYS[i])
-
-    alone = [write(i) for i in range(len(WAYS))]
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(WAYS))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    ways = range(len(WAYS))
+    alone = [write(i) for i in ways]
+    assert in_threads(lambda i: [write(i) for _ in range(3)], ways) == [[written] * 3 for written in alone]
     assert all(part.training == training for part in model.modules())
 
 

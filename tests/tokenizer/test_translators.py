@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 import sys
-import threading
 import unicodedata
 import warnings
 
@@ -18,6 +17,7 @@ import pellucid
 from pellucid import AutoTokenizer
 from pellucid.errors import ArgumentError, InputError, MissingFileError, MissingPackageError, TokenizerError
 from pellucid.tokenizer.languages import CODES
+from threads import in_threads
 
 from .cases import UGLY
 from .translators import FAMILIES, write
@@ -302,19 +302,17 @@ def test_targets_without_a_language(translators):
 
 def test_threads_share_a_tokenizer(translators):
     tokens = AutoTokenizer.from_pretrained(translators["m2m_100"])
-    codes, wrong = list(tokens.lang_code_to_id)[:8], []
+    codes = list(tokens.lang_code_to_id)[:8]
 
     def work(code):
         for i in range(60):
             tokens.src_lang = codes[i % 8]
             row = tokens(["Hello", "x"], text_target=["Hello", "x"], src_lang=code, tgt_lang=code, padding=True)
             ids = [row["input_ids"][0][0], row["labels"][1][0]]
-            if ids != [tokens.lang_code_to_id[code]] * 2 or tokens("x")["input_ids"][0] < len(tokens) - 100:
-                wrong.append((code, ids))
+            assert ids == [tokens.lang_code_to_id[code]] * 2
+            assert tokens("x")["input_ids"][0] >= len(tokens) - 100
 
-    threads = [threading.Thread(target=work, args=(code,)) for code in codes]
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
-    assert not wrong
+    in_threads(work, codes)
 
 
 def test_languages_that_do_not_exist(translators, tmp_path):

@@ -60,7 +60,7 @@ def choose_template(known: str | Mapping[str, str] | None, asked: str | None, to
             return asked
         has = f"has the templates {', '.join(named)}" if named else "has one template, without a name" if known else ""
         raise InputError(
-            f"chat_template={asked!r} is neither a template nor the name of one{did_you_mean(asked, named)}. The "
+            f"chat_template={asked!r} is neither a template nor the name of one{did_you_mean(asked, named) or '.'} The "
             f"tokenizer {has or 'has no template'}."
         )
     if isinstance(known, str):

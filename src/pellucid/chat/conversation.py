@@ -82,7 +82,7 @@ def _read(messages: list[Any], where: str) -> list[Message]:
         place = f"item {index}{where or ' of the conversation'}"
         if not isinstance(message, Mapping):
             raise InputError(
-                f"{place} is {_shown(message)}. Expected a message, such as {{'role': 'user', 'content': 'Hello'}}."
+                f"{place} is {shown(message)}. Expected a message, such as {{'role': 'user', 'content': 'Hello'}}."
             )
         message = {key: value for key, value in message.items() if value is not None}
         if not isinstance(message.get("role"), str):
@@ -127,7 +127,7 @@ def read_documents(documents: Any) -> Any:
     items = _as_list(documents, "documents")
     for index, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise InputError(f"item {index} of documents is {_shown(item)}. Expected {{'title': ..., 'text': ...}}.")
+            raise InputError(f"item {index} of documents is {shown(item)}. Expected {{'title': ..., 'text': ...}}.")
     return plain(items, "documents")
 
 
@@ -160,10 +160,11 @@ def mark_end(messages: list[Message], key: str, mark: str) -> str:
 
 def _as_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise InputError(f"{name} is {_shown(value)}. Expected a list of dictionaries.")
+        raise InputError(f"{name} is {shown(value)}. Expected a list of dictionaries.")
     return list(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return how a value looks, cut where it is long, and its type."""
     shown = repr(value)
     return f"{shown if len(shown) < 60 else shown[:57] + '...'} ({type(value).__name__})"

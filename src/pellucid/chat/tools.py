@@ -9,6 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pellucid.errors import InputError
 
+from .conversation import shown
+
 _NAMES: dict[Any, str] = {bool: "boolean", float: "number", int: "integer", str: "string", types.NoneType: "null"}
 _NAMES |= {dict: "object", list: "array", tuple: "array"}
 
@@ -29,7 +31,7 @@ def tool_schema(tool: Any) -> dict[str, Any]:
         return dict(tool)
     if not inspect.isroutine(tool):
         raise InputError(
-            f"it is {_shown(tool)}. Expected a JSON schema (a dictionary), or a function with type hints and a Google "
+            f"it is {shown(tool)}. Expected a JSON schema (a dictionary), or a function with type hints and a Google "
             "docstring."
         )
     return {"type": "function", "function": _function_schema(tool)}
@@ -42,12 +44,12 @@ def _check_schema(schema: Mapping[str, Any]) -> None:
         return
     function = schema["function"]
     if not isinstance(function, Mapping):
-        raise InputError(f"its 'function' is {_shown(function)}. Expected a dictionary with a 'name'.")
+        raise InputError(f"its 'function' is {shown(function)}. Expected a dictionary with a 'name'.")
     if not isinstance(function.get("name"), str):
         raise InputError(f"its 'function' has the 'name' {function.get('name')!r}. Expected a text.")
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise InputError(f"the 'parameters' of {function['name']!r} are {_shown(parameters)}. Expected a JSON schema.")
+        raise InputError(f"the 'parameters' of {function['name']!r} are {shown(parameters)}. Expected a JSON schema.")
 
 
 def _function_schema(function: Callable[..., Any]) -> dict[str, Any]:
@@ -185,8 +187,3 @@ def _read_arguments(lines: list[str]) -> dict[str, str]:
 
 def _text(lines: list[str]) -> str:
     return "\n".join(lines).strip()
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return f"{shown if len(shown) < 60 else shown[:57] + '...'} ({type(value).__name__})"

@@ -142,7 +142,7 @@ def read_schema(value: Any) -> dict[str, Any]:
         value = _schema_of_type(value)
     for place, key in _unknown(value, "schema"):
         known = sorted(SCHEMAS | LISTS | TABLES | PLAIN)
-        raise InputError(f"{place} has the keyword {key!r}, which can not be kept{did_you_mean(key, known)}.")
+        raise InputError(f"{place} has the keyword {key!r}, which can not be kept{did_you_mean(key, known) or '.'}")
     return value
 
 

@@ -152,7 +152,7 @@ class SpecialTokens:
         for name, value in special_tokens_dict.items():
             if name not in known:
                 raise InputError(
-                    f"there is no special token {name!r}{did_you_mean(name, known)}. Known: {', '.join(known)}."
+                    f"there is no special token {name!r}{did_you_mean(name, known) or '.'} Known: {', '.join(known)}."
                 )
             if name in NAMES:
                 roles[name] = as_added_token(value, special=True).content
