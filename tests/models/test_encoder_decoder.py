@@ -114,6 +114,17 @@ def test_a_whole_model_lends_its_decoder(case, caplog):
     assert torch.allclose(logits, wanted, atol=1e-6) and logits.shape[-1] == model.config.vocab_size
 
 
+def test_an_encoder_that_has_a_decoder_of_its_own():
+    """The half that reads of T5 is taken; BART's has no class of its own."""
+    decoder = ours("gpt2", "LMHeadModel").config
+    joint = EncoderDecoderConfig.from_encoder_decoder_configs(ours("t5", "EncoderModel").config, decoder)
+    model = EncoderDecoderModel(joint.replace(decoder_start_token_id=1, pad_token_id=3)).eval()
+    assert type(model.encoder) is pellucid.T5EncoderModel
+    assert model.generate(torch.arange(5, 12)[None], max_new_tokens=3, eos_token_id=None).shape == (1, 4)
+    with pytest.raises(ConfigError, match="bart has no encoder of its own"):
+        EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(ours("bart", "Model").config, decoder))
+
+
 def test_decoders_that_look_at_no_source():
     reader, writer = checkpoint("bert", "Model"), ours("llama", "ForCausalLM").config
     with pytest.raises(ConfigError, match=r"the decoder, a llama, can not look at .* take one of bart, .*roberta"):

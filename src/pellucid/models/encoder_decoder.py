@@ -42,6 +42,13 @@ def can_look(architecture: str) -> bool:
     return any("source" in heads[suffix].accepts for suffix in AutoModelForCausalLM.suffixes if suffix in heads)
 
 
+def reader_of(architecture: str) -> Any:
+    """Return what loads an architecture as the half that reads: of models with a decoder of their own, the encoder."""
+    from ..auto import AutoModel, AutoModelForTextEncoding
+
+    return AutoModelForTextEncoding if AutoModel.class_for(architecture).source_stack else AutoModel
+
+
 def refusal(decoder: str) -> str:
     """Say that a decoder can not look at what an encoder has read, and which ones can, from all the files there are."""
     from ..auto import architectures
@@ -135,12 +142,14 @@ class EncoderDecoderModel(Model):
     decoder: Model
 
     def __init__(self, config: EncoderDecoderConfig):
-        from ..auto import AutoModel, AutoModelForCausalLM, architecture_of
+        from ..auto import AutoModelForCausalLM, architecture_of
 
         super().__init__(config)
-        for half, auto in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
+        for half in ("encoder", "decoder"):
             part = getattr(config, half)
-            self.add_module(half, auto.class_for(architecture_of({"model_type": part.model_type}, half))(part))
+            kind = architecture_of({"model_type": part.model_type}, half)
+            auto = reader_of(kind) if half == "encoder" else AutoModelForCausalLM
+            self.add_module(half, auto.class_for(kind)(part))
         sizes = config.encoder.hidden_size, config.decoder.hidden_size
         self.enc_to_dec_proj = nn.Linear(*sizes) if sizes[0] != sizes[1] else None
         for name, source in self.shared.items():
@@ -197,21 +206,23 @@ class EncoderDecoderModel(Model):
             ConfigError: if this decoder can not look at what an encoder has read.
             WeightsError: if the halves are to share weights that differ.
         """
-        from ..auto import AutoModel, AutoModelForCausalLM, architecture_of
+        from ..auto import AutoModelForCausalLM, architecture_of
 
         fields = {name: options.pop(name) for name in ("decoder_start_token_id",) if name in options}
         given: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}, "": fields}
         for name, value in options.items():
             half = next((half for half in ("encoder", "decoder") if name.startswith(f"{half}_")), "")
             given[half][name.removeprefix(f"{half}_") if half else name] = value
-        with locate(decoder, HubOptions.take({**given["decoder"]}), want="config") as folder:
-            said = given["decoder"].get("model_type")
-            kind = architecture_of(read_values(folder), f"{folder.path}/config.json", said)
-        if not can_look(kind):  # before it is asked to be one
-            raise ConfigError(f"{folder.path}: {refusal(kind)}.")
+        kinds = []
+        for half, name in (("encoder", encoder), ("decoder", decoder)):
+            with locate(name, HubOptions.take({**given[half]}), want="config") as folder:
+                said = given[half].get("model_type")
+                kinds.append(architecture_of(read_values(folder), f"{folder.path}/config.json", said))
+        if not can_look(kinds[1]):  # before it is asked to be one
+            raise ConfigError(f"{folder.path}: {refusal(kinds[1])}.")
         given["decoder"].setdefault("is_decoder", True)
         halves = {
-            "encoder": AutoModel.from_pretrained(encoder, **given["encoder"]),
+            "encoder": reader_of(kinds[0]).from_pretrained(encoder, **given["encoder"]),
             "decoder": AutoModelForCausalLM.from_pretrained(decoder, **given["decoder"]),
         }
         configs = (part.config for part in halves.values())
