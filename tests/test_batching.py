@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,18 +9,30 @@ from hypothesis import strategies as st
 from pellucid.batching import FIRST_READ, LARGEST_READ, run_in_batches
 
 
-@given(st.lists(st.integers(1, 300), max_size=200), st.one_of(st.none(), st.integers(1, 7)), st.integers(1, 500))
-def test_order_budget_and_size(lengths, batch_size, budget):
-    batches = []
+@given(
+    st.lists(st.integers(1, 300), max_size=200),
+    st.one_of(st.none(), st.integers(1, 7)),
+    st.integers(1, 500),
+    st.integers(1, 3),
+)
+def test_order_budget_and_size(lengths, batch_size, budget, workers):
+    batches, ran = [], []
 
     def run(batch):
         batches.append(batch)
         return [-item for item in batch]
 
-    items = iter(lengths)
-    assert list(run_in_batches(items, run, length=lambda n: n, batch_size=batch_size, budget=budget)) == [
-        -n for n in lengths
-    ]
+    found = run_in_batches(
+        iter(lengths),
+        run,
+        length=lambda n: n,
+        batch_size=batch_size,
+        budget=budget,
+        workers=workers,
+        ran=ran.extend,
+    )
+    assert list(found) == [-n for n in lengths]
+    assert sorted(ran) == sorted(lengths)
     for batch in batches:
         assert batch == sorted(batch)
         assert len(batch) <= batch_size if batch_size else sum(batch) <= budget or len(batch) == 1
@@ -72,3 +87,37 @@ def test_an_item_that_does_not_fit_is_an_error():
 
     with pytest.raises(torch.OutOfMemoryError):
         list(run_in_batches([1, 2, 3], run, length=lambda n: n))
+
+
+def threads_of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_workers_use_one_core_each_and_leave_no_trace():
+    threads, used = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+
+        def run(batch):
+            used.append(torch.get_num_threads())
+            return batch
+
+        assert list(run_in_batches([500] * 40, run, length=lambda n: n, workers=3, ahead=40)) == [500] * 40
+        assert used == [1] * 12  # as many for each
+        assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
+        used.clear()
+        assert list(run_in_batches([5] * 40, run, length=lambda n: n, workers=3, ahead=40)) == [5] * 40
+        assert used == [3]  # too few tokens to be worth a thread
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_error_of_a_worker_comes_through_and_ends_the_others():
+    def run(batch):
+        raise ValueError("broken batch")
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="broken batch"):
+        list(run_in_batches([500] * 100, run, length=lambda n: n, workers=2))
+    assert threading.active_count() == before

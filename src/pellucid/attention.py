@@ -291,19 +291,17 @@ def _attend_packed(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, how: _Scoring, watched: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Attend once for each run of neighbouring texts of equal length."""
-    lengths = layout.lengths or ()
-    pieces, blocks, start, text = [], [], 0, 0
-    while text < len(lengths):
-        length, run = lengths[text], 1
-        while text + run < len(lengths) and lengths[text + run] == length:
-            run += 1
-        rows = (x[0, :, start : start + run * length].unflatten(1, (run, length)).transpose(0, 1) for x in (q, k, v))
-        places = torch.arange(length, device=q.device).expand(run, length)
-        out, weights = _attend_rows(*rows, Layout(places), how, watched)  # (run, H, length, D)
-        pieces.append(out.transpose(0, 1).flatten(1, 2))  # (H, run * length, D)
+    out = v.new_empty(1, q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)  # in the order in which heads are joined
+    blocks, start = [], 0
+    for run in layout.runs:
+        texts, length = run.positions.shape
+        span = slice(start, start + texts * length)
+        rows = (x[0, :, span].unflatten(1, (texts, length)).transpose(0, 1) for x in (q, k, v))
+        found, weights = _attend_rows(*rows, run, how, watched)  # (texts, H, length, D)
+        out[0, :, span].unflatten(1, (texts, length)).copy_(found.transpose(0, 1))
         blocks += [] if weights is None else list(weights)
-        start, text = start + run * length, text + run
-    return torch.cat(pieces, dim=1)[None], _block_diagonal(blocks) if blocks else None
+        start = span.stop
+    return out, _block_diagonal(blocks) if blocks else None
 
 
 def _block_diagonal(blocks: list[Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ A model file treats both alike: it takes positions from here, and hands the layo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,6 +115,13 @@ class Layout:
         starts = (counts.cumsum(0) - counts)[sequence]
         positions = torch.arange(len(sequence), device=device) - starts
         return Layout(positions[None], None, tuple(lengths), sequence[None])
+
+    @cached_property
+    def runs(self) -> "list[Layout]":
+        """The layouts of neighbouring texts of equal length in a packed batch, each as a batch of its own."""
+        equal = [(length, len(list(texts))) for length, texts in groupby(self.lengths or ())]
+        device = self.positions.device
+        return [Layout(torch.arange(length, device=device).expand(texts, length)) for length, texts in equal]
 
     @property
     def starts(self) -> Tensor:

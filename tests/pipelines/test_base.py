@@ -113,6 +113,22 @@ def test_threads_share_a_pipeline(task, architecture):
 
 
 @pytest.mark.parametrize(("task", "architecture"), ONE_EACH)
+def test_batches_side_by_side(task, architecture, monkeypatch):
+    pipe, options = tiny.pipe(task, architecture), OPTIONS.get(task, {})
+    items = [item(task, "anna works in berlin " * (1 + i % 11)) for i in range(40)]
+    alone = list(pipe(items, **options))
+    monkeypatch.setattr("pellucid.batching.TOKENS_A_WORKER", 10)
+    torch.set_num_threads(3)
+    try:
+        assert pipe.workers == (3 if pipe.side_by_side else 1)
+        near(list(pipe(items, **options)), alone)
+        with torch.autocast("cpu"):
+            assert pipe.workers == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("task", "architecture"), ONE_EACH)
 def test_a_hundred_thousand_words(task, architecture):
     pipe, options = tiny.long_pipe(task, architecture), OPTIONS.get(task, {})
     found = tiny.numbers(pipe(item(task, "anna works in berlin " * 25_000), **options))

@@ -1,14 +1,14 @@
 """`Pipeline`: three visible steps, run over one input or any number of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..batching import run_in_batches, with_progress
+from ..batching import FIRST_READ, LARGEST_READ, progress, run_in_batches
 from ..errors import InputError, NonFiniteError, refuse_unknown
 from ..hub import HubOptions
 from ..layout import Layout
@@ -34,6 +34,7 @@ class Pipeline:
     options: ClassVar[dict[str, Any]] = {}  # the task's options and their defaults
     # What the original's users pass and what there is nothing to choose about here: no batch is padded.
     ignored: ClassVar[frozenset[str]] = frozenset({"num_workers", "padding", "framework"})
+    side_by_side: ClassVar[bool] = True  # whether several threads may run batches
 
     def __init__(self, model: Model, tokenizer: Tokenizer, **options: Any):
         self.model = model
@@ -92,13 +93,14 @@ class Pipeline:
         settings = self.read_options(self.defaults, options)
         if self.is_one(inputs, settings):
             self.check(inputs, "the input", settings)
-            return self.one(next(self._run([inputs], settings)), inputs)
+            return self.one(next(self._run([inputs], settings, lambda count: None)), inputs)
         if isinstance(inputs, list | tuple):
             for i, item in enumerate(inputs):
                 self.check(item, f"item {i} of the list", settings)
-            return self.many(list(with_progress(self._run(inputs, settings), len(inputs))), settings)
+            with progress(len(inputs)) as tell:
+                return self.many(list(self._run(inputs, settings, tell)), settings)
         if (stream := _stream(inputs)) is not None:
-            return with_progress(self._run(self._checked(stream, settings), settings), _length(inputs))
+            return self._lazily(stream, settings, _length(inputs))
         self.check(inputs, "the input", settings)
         raise InputError(f"{self.task} can not read a {type(inputs).__name__}.")
 
@@ -188,21 +190,34 @@ class Pipeline:
             self.check(item, f"item {i}", settings)
             yield item
 
-    def _run(self, items: Iterable[Any], settings: dict[str, Any]) -> Iterator[Any]:
-        """Answer every item in order; the pieces of neighbouring items share batches."""
+    def _lazily(self, inputs: Iterable[Any], settings: dict[str, Any], total: int | None) -> Iterator[Any]:
+        with progress(total) as tell:
+            yield from self._run(self._checked(inputs, settings), settings, tell)
+
+    def _run(self, items: Iterable[Any], settings: dict[str, Any], tell: Callable[[int], Any]) -> Iterator[Any]:
+        """Answer every item in order, and tell how many more are done; pieces of neighbouring items share batches."""
         sizes: list[int] = []  # pieces of each item that has been read but not answered
 
-        def pieces() -> Iterator[Piece]:
+        def pieces() -> Iterator[tuple[Piece, int]]:
             for item in items:
                 group = self.preprocess(item, **settings)
                 sizes.append(len(group))
-                yield from group
+                yield from zip(group, chain([1], repeat(0)), strict=False)  # an item is counted with its first piece
 
-        def run(batch: list[Piece]) -> list[tuple[Piece, Any]]:
-            return list(zip(batch, self.rows(self.forward(batch, **settings), batch), strict=True))
+        def run(batch: list[tuple[Piece, int]]) -> list[tuple[Piece, Any]]:
+            few = [piece for piece, _ in batch]
+            return list(zip(few, self.rows(self.forward(few, **settings), few), strict=True))
 
         group: list[tuple[Piece, Any]] = []
-        for done in run_in_batches(pieces(), run, length=self.cost, batch_size=settings["batch_size"]):
+        for done in run_in_batches(
+            pieces(),
+            run,
+            length=lambda item: self.cost(item[0]),
+            batch_size=settings["batch_size"],
+            workers=self.workers,
+            ran=lambda batch: tell(sum(count for _, count in batch)),
+            ahead=LARGEST_READ if isinstance(items, list | tuple) else FIRST_READ,
+        ):
             group.append(done)
             if len(group) == sizes[0]:
                 sizes.pop(0)
@@ -226,6 +241,13 @@ class Pipeline:
     def device(self) -> torch.device:
         """Where the model runs."""
         return self.model.device
+
+    @property
+    def workers(self) -> int:
+        """How many batches run side by side: on a CPU as many as it has cores, which is faster than sharing each."""
+        if not self.side_by_side or self.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return 1  # threads would not know of autocast
+        return torch.get_num_threads()
 
     def save_pretrained(self, path: str | os.PathLike) -> None:
         """Write model and tokenizer into a folder."""

@@ -144,8 +144,8 @@ class EmbeddingPipeline(Pipeline):
     def rows(self, output: ModelOutput, pieces: Sequence[Piece]) -> list[Tensor]:
         """The pooled vector of each piece, (E,)."""
         vectors = []
-        for piece, hidden in zip(pieces, token_rows(output["last_hidden_state"], pieces), strict=True):
-            x = self.finite(hidden)[piece["skip"] :]  # (T, E)
+        for piece, hidden in zip(pieces, token_rows(self.finite(output["last_hidden_state"]), pieces), strict=True):
+            x = hidden[piece["skip"] :]  # (T, E)
             place = torch.arange(piece["skip"] + 1, piece["skip"] + 1 + len(x))[:, None]
             vectors.append(torch.cat([POOLING[mode](x, place) for mode in piece["pooling"]]))
         return vectors

@@ -39,6 +39,7 @@ class Text2TextGenerationPipeline(Pipeline):
 
     task = "text2text-generation"
     name = "generated"  # what is written
+    side_by_side = False  # all draw from the same source of chance, in order
     options = {
         "return_tensors": False,
         "return_text": None,

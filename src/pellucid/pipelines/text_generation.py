@@ -1,6 +1,6 @@
 """Text generation: what a model writes after a text, or answers in a conversation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class TextGenerationPipeline(Pipeline):
     """
 
     task = "text-generation"
+    side_by_side = False  # all draw from the same source of chance, in order
     options = {
         "return_full_text": None,
         "return_tensors": False,
@@ -190,11 +191,11 @@ class TextGenerationPipeline(Pipeline):
         texts = [self._text(ids + answer, options)[before:] for answer in answers]
         return [{"generated_text": _shown(piece["item"], text, options)} for text in texts]
 
-    def _run(self, items: Iterable[Any], settings: dict[str, Any]) -> Iterator[Any]:
+    def _run(self, items: Iterable[Any], settings: dict[str, Any], tell: Callable[[int], Any]) -> Iterator[Any]:
         """Answer every item in order; where a text has ended, the next begins beside the others."""
         one = settings["batch_size"] == 1 or (isinstance(items, list) and len(items) == 1)
         if one or not can_share(self.model, self._resolved(settings)[1]):
-            yield from super()._run(items, settings)
+            yield from super()._run(items, settings, tell)
             return
         pieces: list[Piece] = []  # that have been read but not answered
 
@@ -205,6 +206,7 @@ class TextGenerationPipeline(Pipeline):
 
         for output in write_each(self.model, prompts(), rows=settings["batch_size"], **self.told(settings)):
             piece = [pieces.pop(0)]
+            tell(1)
             yield self.postprocess(piece, self.rows(output, piece), **settings)
 
     # --- what they are made of ----------------------------------------------------------------------------------------
