@@ -201,3 +201,13 @@ def test_pipelines_are_prepared(tmp_path):
     assert not any(isinstance(module, Prepared) for module in own.model.modules())  # it is the caller's
     with pytest.raises(InputError, match="prepare"):
         pipeline("sentiment-analysis", model=model, tokenizer=tokenizer, quantize="int8")
+
+
+@pytest.mark.parametrize("kind", [OneDNN, Int8, Int8Weight])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rows", [1, 300])
+def test_kernels_do_not_hide_what_is_not_finite(kind, value, rows):
+    kernel, x = kind(torch.randn(32, 64), None), torch.randn(rows, 64)
+    x[0, 9] = value
+    out = kernel(x)
+    assert not out[0].isfinite().any() and out[1:].isfinite().all()
