@@ -96,24 +96,28 @@ def work():
     for text in ids["texts"]:
         known = len(text) - steps
         for piece in [text[:known], *([token] for token in text[known:])]:
-            cache = out.past_key_values if len(piece) == 1 else None
-            out = model(input_ids=torch.tensor([piece]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values if len(piece) == 1 else empty()
+            out = model(input_ids=torch.tensor([piece]), past_key_values=cache, use_cache=True, logits_to_keep=1)
             rows.append(out.logits[0, -1].float().numpy())
     return log_softmax(np.stack(rows))
 """
 PELLUCID = """
-from pellucid import AutoModelForCausalLM
+from pellucid import AutoModelForCausalLM, Cache
 from pellucid.inference import prepare
-dtype, _, quantize = variant.partition(" ")
-model = prepare(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), quantize=quantize or None)
+dtype, *more = variant.split()
+quantize = "int8" if "int8" in more else None
+model = prepare(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), quantize=quantize, compile="compile" in more)
+def empty(): return Cache(capacity=256) if "compile" in more else None
 """
 PLAIN = """
 from pellucid import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=variant)
+def empty(): return None
 """
 ORIGINAL = """
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=variant).eval()
+def empty(): return None
 """
 CTRANSLATE2 = """
 import ctranslate2
@@ -188,6 +192,10 @@ SMALLER = {
     "pellucid, bfloat16": By(OURS, "bfloat16", 2),
     "pellucid, int8": By(OURS, "auto int8", 1),
 }
+COMPILED = {
+    "pellucid, bfloat16, compile=True": By(OURS, "bfloat16 compile", 2),
+    "pellucid, int8, compile=True": By(OURS, "auto int8 compile", 1),
+}
 PEERS = {
     "CTranslate2, float32": By(CTRANSLATE2 + ANSWERS + ANSWERS_8, "float32", 4),
     "CTranslate2, int8": By(CTRANSLATE2 + ANSWERS + ANSWERS_8, "int8", 1),
@@ -219,11 +227,11 @@ class Part:
 
 
 PARTS = {
-    "gpt2": Part({"model_type": "gpt2"}, "float32", FLOAT32 | SMALLER, 10),
+    "gpt2": Part({"model_type": "gpt2"}, "float32", FLOAT32 | SMALLER | COMPILED, 10),
     "smollm2": Part(
         {**LLAMA, **SMOLLM2, "num_attention_heads": 9, "num_key_value_heads": 3},
         "float32",
-        FLOAT32 | SMALLER | PEERS,
+        FLOAT32 | SMALLER | COMPILED | PEERS,
         40,
     ),
     "llama1b": Part(

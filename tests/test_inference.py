@@ -211,3 +211,12 @@ def test_kernels_do_not_hide_what_is_not_finite(kind, value, rows):
     x[0, 9] = value
     out = kernel(x)
     assert not out[0].isfinite().any() and out[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("part", [slice(0, 16), slice(16, 40)])
+def test_what_a_compiler_sees_of_whole_numbers(rows, part):
+    kernel, x = Int8Weight(torch.randn(48, 64), torch.randn(48)), torch.randn(2, rows, 64)
+    found, wanted = kernel.traced(x, part), kernel(x)[..., part]
+    assert found.shape == wanted.shape and found.dtype == x.dtype
+    assert (found - wanted).norm() < 0.01 * wanted.norm()

@@ -18,7 +18,7 @@ FLOORS = [
         *("tf_attention", "tf_generation", "tf_layers", "tf_model", "tf_ragged"),
     },
     {"models", "models_flax", "models_tf"},
-    {"auto", "tokenizer", "batching", "generation", "inference"},
+    {"auto", "tokenizer", "batching", "compiling", "generation", "inference"},
     {"pipelines", "training"},
     {"cli", "console", "convert", "builtin"},
 ]

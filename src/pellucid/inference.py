@@ -33,7 +33,9 @@ APART = ("cross", "encoder_attn", "EncDec", "TransientGlobal")  # parts of the n
 ACTIVATED = ("dense", "lin1", "fc1", "c_fc", "fc_in", "dense_h_to_4h", "vocab_transform", "linear_1", "layer_1")
 
 
-def prepare(model: Model, *, dtype: "str | torch.dtype | None" = None, quantize: str | None = None) -> Model:
+def prepare(
+    model: Model, *, dtype: "str | torch.dtype | None" = None, quantize: str | None = None, compile: bool = False
+) -> Model:
     """Exchange a model's linear layers for quicker ones, in place.
 
     Numbers stay what they were, up to rounding, unless `dtype` or `quantize` ask for less. Nothing is exchanged on a
@@ -44,12 +46,16 @@ def prepare(model: Model, *, dtype: "str | torch.dtype | None" = None, quantize:
         dtype: to compute in; `"auto"` for bfloat16 on a CPU with instructions for it, else what the model has.
         quantize: `"int8"` for weights of 8 bits, scaled by output. Models that only read multiply whole numbers, for
             which they round their inputs, too, where that is quicker; those that write do not.
+        compile: whether `generate` makes one program of all that a token takes, on a CPU with a compiler of C++. That
+            takes half a minute or more when it first writes, and again for each other number of texts and each doubling
+            of their length, and as much memory as the weights; it is for long work.
 
     Returns:
         The model.
 
     Raises:
-        InputError: for a model in training mode, or another `quantize`.
+        InputError: for a model in training mode, or another `quantize`; with `compile`, for a model that does not
+            write after a prompt, or without a compiler.
     """
     if model.training:
         raise InputError("The model is in training mode; call model.eval() before prepare(model).")
@@ -61,12 +67,17 @@ def prepare(model: Model, *, dtype: "str | torch.dtype | None" = None, quantize:
         if wanted is not None and not name.endswith(model.exact):
             parameter.data = parameter.data.to(wanted)
     if model.device.type == "cpu" and has_kernels(model.dtype):
-        _exchange(model, quantize)
+        _exchange(model, quantize, keep=compile)
+    if compile and model.device.type == "cpu":
+        from .compiling import Steps
+
+        model.forward = Steps(model)
     return model
 
 
 def restore(model: Model) -> Model:
     """Undo what `prepare` exchanged, in place."""
+    vars(model).pop("forward", None)
     for parent in list[Any](model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, Prepared):
@@ -98,8 +109,8 @@ def has_kernels(dtype: torch.dtype) -> bool:
 # --- exchanging -------------------------------------------------------------------------------------------------------
 
 
-def _exchange(model: Model, quantize: str | None) -> None:
-    """Put a `Prepared` in the place of every linear layer."""
+def _exchange(model: Model, quantize: str | None, *, keep: bool) -> None:
+    """Put a `Prepared` in the place of every linear layer; keep what it was, too, if it is to be compiled."""
     uses: dict[int, int] = {}  # by identity: held here, all weights would be there twice
     writes = "cache" in model.accepts
     for _, parameter in model.named_parameters(remove_duplicate=False):
@@ -113,8 +124,8 @@ def _exchange(model: Model, quantize: str | None) -> None:
             kind = OneDNN if quantize is None else Int8Weight if writes else Int8 if _pays(*weight.shape) else OneDNN
             kernel, sizes = kind(weight, bias), tuple(len(weight) for weight in weights)
             for part, (name, layer) in enumerate(zip(names, layers, strict=True)):
-                keep = kind is not OneDNN or uses[id(layer.weight)] > 1
-                setattr(parent, name, Prepared(layer, kernel, sizes, part, keep=keep))
+                kept = keep or kind is not OneDNN or uses[id(layer.weight)] > 1
+                setattr(parent, name, Prepared(layer, kernel, sizes, part, keep=kept))
             if (
                 isinstance(kernel, OneDNN)
                 and names[0] in ACTIVATED
@@ -198,8 +209,8 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply, (..., in) to (..., out), or take the part of what was multiplied for another layer."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            x = F.linear(x, self.weight.t() if self.turned else self.weight, self.bias)  # kernels have no way back
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):  # kernels have no way back
+            x = self.traced(x)
             return x if self.activation is None else self.activation(x)
         if len(self.sizes) == 1:
             return self.kernel.forward(x)
@@ -210,6 +221,13 @@ class Prepared(nn.Module):
         if not any(part is not None for part in made[2]):
             _latest.made = None
         return out
+
+    def traced(self, x: Tensor) -> Tensor:
+        """Multiply by what a compiler, and what finds gradients, can look into."""
+        if torch.compiler.is_compiling() and isinstance(self.kernel, Int8Weight) and self.kernel.few is not None:
+            begin = sum(self.sizes[: self.part])
+            return self.kernel.traced(x, slice(begin, begin + self.sizes[self.part]))
+        return F.linear(x, self.weight.t() if self.turned else self.weight, self.bias)
 
     def train(self, mode: bool = True) -> "Prepared":
         """Refuse to be trained, which would leave the weight as it is."""
@@ -341,10 +359,12 @@ class Int8Weight(Int8):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__(weight, bias)
-        self.few = self.many = None
+        self.few: Any  # Tensor | None
+        self.register_buffer("few", None, persistent=False)
+        self.many: OneDNN | None = None
         if weight.numel() <= SMALL and weight.shape[0] % 16 == 0 and weight.shape[1] % 64 == 0:  # else it reads beyond
-            self.few = self.packed.to_dense().t().contiguous()
-            self.many = OneDNN((self.few * self.scale[:, None]).bfloat16(), None if bias is None else bias.bfloat16())
+            self.few = few = self.packed.to_dense().t().contiguous()
+            self.many = OneDNN((few * self.scale[:, None]).bfloat16(), None if bias is None else bias.bfloat16())
             self.packed = None  # they do it all
 
     def forward(self, x: Tensor) -> Tensor:
@@ -357,6 +377,16 @@ class Int8Weight(Int8):
         else:
             out = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), self.few, self.scale.to(torch.bfloat16))
             out = out if self.many.bias is None else out + self.many.bias
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def traced(self, x: Tensor, part: slice) -> Tensor:
+        """Multiply, (..., in) to (..., part of out), so that a compiler can look into it."""
+        few, scale, rows = self.few[part], self.scale[part], x.flatten(0, -2)
+        if len(rows) <= FEW and len(few) % 16 == 0:
+            out = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), few, scale.bfloat16())
+        else:
+            out = F.linear(rows, (few * scale[:, None]).to(x.dtype))
+        out = out if self.bias is None else out + self.bias[part]
         return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
     def twice(self, rows: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cache import Cache
+from ..compiling import is_compiled, room
 from ..errors import InputError, NonFiniteError
 from ..model import Model
 from ..rope import switch_of
@@ -211,8 +212,10 @@ def _chosen(x: Any, rows: Tensor) -> Any:
 
 def _make_cache(request: Request) -> Cache:
     kind = request.config.cache_implementation or "dynamic"
-    if kind == "static":
+    compiled = is_compiled(request.model) and kind == "dynamic" and request.says("num_beams") == 1
+    if kind == "static" or compiled:
         length = request.ids.shape[1] + int(request.room.max())
         words = request.inputs.get("inputs_embeds")
-        return Cache(capacity=length + (0 if words is None else words.shape[1]))
+        length += 0 if words is None else words.shape[1]
+        return Cache(capacity=room(length) if compiled else length)
     return Cache(sliding="sliding" in kind or "hybrid" in kind)  # of hybrid ones files know several kinds

@@ -114,6 +114,7 @@ def pipeline(
     device: "str | int | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
     quantize: str | None = None,
+    compile: bool = False,
     framework: str | None = None,
     **options: Any,
 ) -> "Pipeline":
@@ -130,6 +131,8 @@ def pipeline(
         dtype: to compute in, such as `"bfloat16"`; by default what the checkpoint says; `"auto"` for bfloat16 on a CPU
             with instructions for it.
         quantize: `"int8"` for linear layers of 8 bits, on a CPU; all else is then computed as with `dtype="auto"`.
+        compile: whether one text is written by a program that torch's compiler makes when it first writes, for half a
+            minute or more; on a CPU, for models that write after a prompt.
         framework: `"flax"` or `"tf"` to run the model in one of these; by default PyTorch. A loaded model has its own.
         options: those of the Hub (`revision`, `token`, `cache_dir`, ...), `model_kwargs` (a dictionary of options of
             `Model.from_pretrained`), and those of the task, as defaults for every call.
@@ -150,7 +153,7 @@ def pipeline(
     from .bridge import Bridge, check_framework
 
     dtype, device = options.pop("torch_dtype", dtype), options.pop("device_map", device)
-    framework = check_framework(framework, device=device, quantize=quantize)
+    framework = check_framework(framework, device=device, quantize=quantize, compile=compile or None)
     model = Bridge(model) if hasattr(model, "twin") else model
     hub_names = set(options)
     hub = HubOptions.take(taken := dict(options))
@@ -187,10 +190,11 @@ def pipeline(
         given = {"config": config, "model_type": model_type, "dtype": dtype or "auto"} | hub_options | model_options
         given |= {} if device is None else {"device": device}
         model = _load(model, found, hub, given, framework)
-        model = prepare(model, quantize=quantize) if isinstance(model, Model) else Bridge(model)
+        model = prepare(model, quantize=quantize, compile=compile) if isinstance(model, Model) else Bridge(model)
     else:
-        if quantize is not None:
-            raise InputError(f"quantize={quantize!r} is for a model's name; for this one, call prepare(model, ...).")
+        for name, value in {"quantize": quantize, "compile": compile or None}.items():
+            if value is not None:
+                raise InputError(f"{name}={value!r} is for a model's name; for this one, call prepare(model, ...).")
         _check_head(model, found, model_type)
         if device is not None and isinstance(model, Model):
             model = model.to(read_device(device))
