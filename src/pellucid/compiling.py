@@ -14,7 +14,12 @@ SMALLEST = 256  # tokens of the smallest cache; each larger one is twice as larg
 KEPT = 2  # programs at a time: each holds weights of its own
 
 # What is constant is the program's own and packed for the CPU; layers that read the same are multiplied at once.
-OPTIONS = {"freezing": True, "cpp_wrapper": True, "cpp.enable_concat_linear": True}
+OPTIONS = {
+    "freezing": True,
+    "cpp_wrapper": True,
+    "cpp.enable_concat_linear": True,
+    "emulate_precision_casts": True,  # what a model rounds is rounded
+}
 
 
 class Steps:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_LAYERS = 10_000
 CONFIG_LIMIT = 2**24  # bytes of config.json; one of 10,000 labels has less than a million
+DEEPEST = 100  # objects and lists of config.json inside each other; those in use have four
 MAX_SIZE = 10**8  # of a dimension, a vocabulary, a count of labels; the largest in use have a few million
 
 # Keys that change no number of a forward pass: provenance, training and generation habits of the original library.
@@ -113,6 +114,17 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return value is None if hint is type(None) else isinstance(value, hint)
+
+
+def _nests_deeper(value: Any, most: int) -> bool:
+    """Tell whether more than some objects and lists stand inside each other; without recursion, which has a limit."""
+    inner = [value]
+    for _ in range(most + 1):
+        inner = [x for outer in inner for x in (outer.values() if isinstance(outer, Mapping) else outer)]
+        inner = [x for x in inner if isinstance(x, Mapping | list | tuple)]
+        if not inner:
+            return False
+    return True
 
 
 def _are_unnamed(labels: Any) -> bool:
@@ -325,13 +337,12 @@ class Config:
             ConfigError: naming every value that is impossible or not implemented.
             ArgumentError: for an override that is not a field.
         """
+        if _nests_deeper(values, DEEPEST):
+            raise ConfigError(f"{where} nests too deep to be a model's configuration.")
         config = cls.__new__(cls)
-        try:
-            config._read = {}
-            config._fill(copy.deepcopy(dict(values)), where=where)
-            config._read = copy.deepcopy(dict(values))
-        except RecursionError:
-            raise ConfigError(f"{where} nests too deep to be a model's configuration.") from None
+        config._read = {}
+        config._fill(copy.deepcopy(dict(values)), where=where)
+        config._read = copy.deepcopy(dict(values))
         config._as_read = {name: copy.deepcopy(getattr(config, name)) for name in cls.fields()}
         return config.replace(**overrides) if overrides else config
 
