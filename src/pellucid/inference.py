@@ -385,7 +385,7 @@ class Int8Weight(Int8):
         if len(rows) <= FEW and len(few) % 16 == 0:
             out = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), few, scale.bfloat16())
         else:
-            out = F.linear(rows, (few * scale[:, None]).to(x.dtype))
+            out = F.linear(rows.bfloat16(), (few * scale[:, None]).bfloat16())
         out = out if self.bias is None else out + self.bias[part]
         return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
