@@ -10,7 +10,7 @@ from pellucid.batching import FIRST_READ, LARGEST_READ, run_in_batches
 
 
 @given(
-    st.lists(st.integers(1, 300), max_size=200),
+    st.lists(st.integers(0, 300), max_size=200),
     st.one_of(st.none(), st.integers(1, 7)),
     st.integers(1, 500),
     st.integers(1, 3),

@@ -83,9 +83,14 @@ def _run_all(
         ready.wait()
 
     with ThreadPoolExecutor(workers, initializer=begin) as pool:
-        results = pool.map(lambda batch: _run_in_memory(batch, run), batches)
-        ready.wait()
-        torch.set_num_threads(threads)
+        try:
+            results = pool.map(lambda batch: _run_in_memory(batch, run), batches)
+            ready.wait()
+        except BaseException:
+            ready.abort()  # a thread could not begin, or somebody interrupts: the others would wait for ever
+            raise
+        finally:
+            torch.set_num_threads(threads)
         yield from results
 
 
@@ -115,7 +120,7 @@ def _cut(order: list[int], lengths: list[int], batch_size: int | None, size: flo
             full = before + lengths[i] / 2 > number * size or tokens + lengths[i] > budget
         if batch and full:
             yield batch
-            batch, tokens, number = [], 0, round(before / size) + 1
+            batch, tokens, number = [], 0, round(before / size) + 1 if size else 1
         batch.append(i)
         tokens, before = tokens + lengths[i], before + lengths[i]
     if batch:

@@ -1,6 +1,7 @@
 """`Steps`: one program of all that a model does to write a token, made by torch's compiler."""
 
 from collections.abc import Callable
+from threading import Lock
 from types import FunctionType
 from typing import Any
 
@@ -20,6 +21,8 @@ OPTIONS = {
     "cpp.enable_concat_linear": True,
     "emulate_precision_casts": True,  # what a model rounds is rounded
 }
+
+_making = Lock()
 
 
 class Steps:
@@ -50,9 +53,11 @@ class Steps:
             return program(ids, cache)
         from torch._inductor import config
 
-        self.programs = dict([*self.programs.items(), (size, program := _program(self.model))][-KEPT:])
-        with config.patch(OPTIONS):  # it is made when it first runs
-            return program(ids, cache)
+        with _making, config.patch(OPTIONS):  # which holds for all threads
+            program = _program(self.model)
+            output = program(ids, cache)  # it is made when it first runs
+            self.programs = dict([*self.programs.items(), (size, program)][-KEPT:])
+            return output
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "programs": {}}  # a copy has other weights
